@@ -1,0 +1,305 @@
+"""Step 1: an image is a vector x of 784 pixels, each from 0 (black) to 1 (white).
+
+Two data sets, both held whole in memory as tensors on the training device: torchvision's MNIST,
+fetched once and checked byte for byte at every load, and scikit-learn's bundled handwritten
+digits, which need no network.
+"""
+
+import gzip
+import hashlib
+import http.client
+import ipaddress
+import logging
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mnist_mlp.errors import DataError
+from mnist_mlp.files import write_atomically
+
+log = logging.getLogger(__name__)
+
+SILENCE_S = 10.0
+"""Seconds without a byte after which a mirror is dead."""
+SLOWEST = 1_000
+"""Bytes a second, on average over a minute and more, under which a mirror is dead too."""
+
+
+class MnistFile(NamedTuple):
+    """One of the four files: its size and md5, and those of the archive it is fetched as."""
+
+    md5: str
+    size: int
+    archive_md5: str
+    archive_size: int
+
+
+MNIST_FILES = {
+    "train-images-idx3-ubyte": MnistFile(
+        "6bbc9ace898e44ae57da46a324031adb",
+        47_040_016,
+        "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        9_912_422,
+    ),
+    "train-labels-idx1-ubyte": MnistFile(
+        "a25bea736e30d166cdddb491f175f624", 60_008, "d53e105ee54ea40749a09fcbcd1e9432", 28_881
+    ),
+    "t10k-images-idx3-ubyte": MnistFile(
+        "2646ac647ad5339dbf082846283269ea", 7_840_016, "9fb629c4189551a2d022fa330f9573f3", 1_648_877
+    ),
+    "t10k-labels-idx1-ubyte": MnistFile(
+        "27ae3e4e09519cfbb04c329615203637", 10_008, "ec29112dd5afa0611ce80d1b7f02629c", 4_542
+    ),
+}
+"""The archives' md5s are torchvision's own; the others follow from unpacking those archives."""
+
+
+class Split(NamedTuple):
+    """Images (N, 784) as float32 in [0, 1] and labels (N,) as int64."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class Dataset(NamedTuple):
+    """What a run learns from, chooses by and is judged on; no example is in two of them."""
+
+    name: str
+    train: Split
+    validation: Split | None
+    test: Split
+
+    def split(self, name: str) -> Split:
+        """The split called train, validation or test.
+
+        Raises:
+            DataError: There is no validation split.
+        """
+        split: Split | None = getattr(self, name)
+        if split is None:
+            raise DataError(
+                f"{self.name} has no {name} split: data.validation is 0; use --split train or test"
+            )
+        return split
+
+    def to(self, device: torch.device) -> "Dataset":
+        """The same data on a device."""
+        splits = (
+            split and Split(*(tensor.to(device) for tensor in split))
+            for split in (self.train, self.validation, self.test)
+        )
+        return Dataset(self.name, *splits)  # type: ignore[arg-type]
+
+
+def load_dataset(
+    name: str = "mnist",
+    root: str | Path = "data",
+    mirrors: Sequence[str] = (),
+    validation: int = 0,
+    seed: int = 0,
+) -> Dataset:
+    """Load a data set into memory.
+
+    Args:
+        name: mnist or digits.
+        root: The folder above `MNIST/raw/`.
+        mirrors: Addresses tried before torchvision's own.
+        validation: Training examples to hold out.
+        seed: Decides which.
+
+    Raises:
+        DataError: A file is altered, or missing and not to be had.
+        OSError: The root cannot be written to.
+    """
+    train, test = _load_digits() if name == "digits" else _load_mnist(Path(root), mirrors)
+    if not validation:
+        return Dataset(name, train, None, test)
+    examples = len(train.labels)
+    order = torch.randperm(examples, generator=keyed_generator(seed, "validation"))
+    held_out, kept = torch.split(order, [validation, examples - validation])
+    return Dataset(
+        name,
+        train=Split(train.images[kept], train.labels[kept]),
+        validation=Split(train.images[held_out], train.labels[held_out]),
+        test=test,
+    )
+
+
+def keyed_generator(*key: int | str) -> torch.Generator:
+    """A CPU generator whose numbers depend on the key alone: on no device and no history."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def epoch_order(examples: int, seed: int, epoch: int) -> Tensor:
+    """The order (N,) in which an epoch visits its examples: a permutation keyed by the epoch."""
+    return torch.randperm(examples, generator=keyed_generator(seed, "order", epoch))
+
+
+def fetch_mnist(root: Path, mirrors: Sequence[str] = ()) -> dict[str, str]:
+    """Make sure that the four files are in root, whole; fetch or unpack what is missing.
+
+    Returns:
+        For each file "present", "unpacked" or "downloaded".
+
+    Raises:
+        DataError: A file is altered, or missing and not to be had.
+        OSError: The root cannot be written to.
+    """
+    raw = root.expanduser() / "MNIST" / "raw"
+    origins = {}
+    for name, file in MNIST_FILES.items():
+        archive = raw / f"{name}.gz"
+        unpacked = _checked(raw / name, file.md5)
+        packed = _checked(archive, file.archive_md5)
+        if unpacked:
+            origins[name] = "present"
+            continue
+        origins[name] = "unpacked" if packed else "downloaded"
+        raw.mkdir(parents=True, exist_ok=True)
+        write_atomically(raw / name, gzip.decompress(packed or _download(archive, file, mirrors)))
+    return origins
+
+
+def _load_mnist(root: Path, mirrors: Sequence[str]) -> tuple[Split, Split]:
+    fetch_mnist(root, mirrors)
+    # torchvision.datasets.MNIST itself would first try to unpickle a legacy processed/*.pt.
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+
+    raw = root.expanduser() / "MNIST" / "raw"
+    train, test = (
+        Split(
+            images=read_image_file(str(raw / f"{part}-images-idx3-ubyte")).flatten(1).float() / 255,
+            labels=read_label_file(str(raw / f"{part}-labels-idx1-ubyte")),
+        )
+        for part in ("train", "t10k")
+    )
+    return train, test
+
+
+def _load_digits() -> tuple[Split, Split]:
+    """1,797 digits of 8×8 pixels from 0 to 16, a stratified fifth of them the test set.
+
+    They are scaled as MNIST's makers did theirs: to a 20×20 box, centred in 28×28.
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    small = torch.from_numpy(digits.images).float().div(16).unsqueeze(1)  # (N, 1, 8, 8)
+    scaled = F.interpolate(small, size=(20, 20), mode="bilinear", align_corners=False)
+    images = F.pad(scaled, (4, 4, 4, 4)).flatten(1)  # (N, 784)
+    labels = torch.from_numpy(digits.target).long()
+    kept, held_out = train_test_split(
+        torch.arange(len(labels)).numpy(), test_size=0.2, stratify=digits.target, random_state=0
+    )
+    return Split(images[kept], labels[kept]), Split(images[held_out], labels[held_out])
+
+
+def _checked(path: Path, md5: str) -> bytes | None:
+    """The content of a file, None where there is none.
+
+    Raises:
+        DataError: The content is not what the md5 says, or cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    actual = _md5(content)
+    if actual != md5:
+        raise DataError(
+            f"{path}: not the official file: {len(content):,} bytes with md5 {actual}, not {md5}\n"
+            "delete it and run again: it will be fetched anew"
+        )
+    return content
+
+
+def _download(archive: Path, file: MnistFile, mirrors: Sequence[str]) -> bytes:
+    """The archive's content from the first mirror that has it."""
+    from torchvision.datasets import MNIST
+
+    failures = []
+    # Of torchvision's own mirrors only those that cannot be read along the way.
+    own = [mirror for mirror in MNIST.mirrors if mirror.startswith("https://")]
+    for mirror in [*mirrors, *own]:
+        url = f"{mirror.rstrip('/')}/{archive.name}"
+        log.info("downloading %s", url)
+        try:
+            content = _get(url, file.archive_size)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            failures.append(f"{mirror}: {_reason(error)}")
+            continue
+        actual = _md5(content)
+        if actual == file.archive_md5:
+            return content
+        failures.append(f"{mirror}: wrong data ({len(content):,} bytes, md5 {actual})")
+    wanted = ", ".join(f"{name}.gz ({file.archive_md5})" for name, file in MNIST_FILES.items())
+    raise DataError(
+        f"cannot fetch {archive.name}: {'; '.join(failures)}\n"
+        f"put these files (md5) into {archive.parent}, or train offline with --config digits: "
+        f"{wanted}"
+    )
+
+
+def _get(url: str, size: int) -> bytes:
+    """The body of a response, cut off at one byte over the size that is expected."""
+    started = time.monotonic()
+    content = bytearray()
+    with _opener().open(url, timeout=SILENCE_S) as response:
+        while len(content) <= size and (chunk := response.read1(1 << 16)):
+            content += chunk
+            seconds = time.monotonic() - started
+            if seconds > 60 and len(content) < SLOWEST * seconds:
+                raise TimeoutError(f"under {SLOWEST} bytes a second")
+    return bytes(content)
+
+
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, but never from https, or from this machine, to plain http elsewhere."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        target = urllib.parse.urlsplit(newurl)
+        if target.scheme != "https" and not _is_loopback(target.hostname):
+            raise urllib.error.URLError(f"redirected to {newurl}, which is not https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(_SafeRedirects)
+
+
+def _is_loopback(host: str | None) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False
+
+
+def _reason(error: Exception) -> str:
+    reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+    if isinstance(error, urllib.error.HTTPError):
+        return f"HTTP {error.code} {reason}"
+    return f"no byte for {SILENCE_S:g} s" if str(reason) == "timed out" else str(reason)
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()

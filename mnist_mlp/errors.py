@@ -1,0 +1,48 @@
+"""What can go wrong for a user, and the exit code of each.
+
+An error's text is one or two lines: what is wrong, where, and what to do.
+"""
+
+
+class MnistMlpError(Exception):
+    """The base of every error that a user, not a fault of ours, can cause."""
+
+    exit_code = 1
+
+
+class UsageError(MnistMlpError):
+    """A command line or a config that cannot be carried out."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """Every problem of one config, one line each."""
+
+
+class DataError(MnistMlpError):
+    """A data set that is missing, altered or cannot be fetched."""
+
+    exit_code = 3
+
+
+class CheckpointError(MnistMlpError):
+    """A checkpoint that is missing, damaged or not ours."""
+
+    exit_code = 4
+
+
+class DivergedError(MnistMlpError):
+    """A training run whose loss or weights stopped being finite numbers."""
+
+    exit_code = 6
+
+
+class DeviceError(MnistMlpError):
+    """A device that was asked for and is not there."""
+
+    exit_code = 7
+
+
+FILE_SYSTEM_EXIT_CODE = 5
+"""The exit code of an `OSError`, which needs no class of ours: it names its file itself."""

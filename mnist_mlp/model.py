@@ -1,0 +1,79 @@
+"""Steps 2-3: z = W·x + b, a = ReLU(z), layer after layer, and how many numbers that takes.
+
+The network is a plain `nn.Sequential` that ends in logits; softmax belongs to the loss.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "identity": nn.Identity,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "gelu": nn.GELU,
+}
+LESSON_PARAMETERS = 109_386
+"""The lesson's count for 784-128-64-10: 100,480 + 8,256 + 650."""
+
+
+def build_mlp(
+    layer_sizes: Sequence[int] = (784, 128, 64, 10),
+    activation: str = "relu",
+    seed: int | None = None,
+) -> nn.Sequential:
+    """A multilayer perceptron: images of shape (B, 784), (B, 28, 28) or (B, 1, 28, 28) to logits.
+
+    Layers are named `layer1`, `relu1`, `layer2`, ...; `layer1.weight` has shape (128, 784).
+    Weights and biases start as PyTorch's `nn.Linear` starts them: uniform within ±1/√inputs.
+
+    Args:
+        layer_sizes: Inputs, hidden units of each layer, classes.
+        activation: A key of `ACTIVATIONS`, put after every layer but the last.
+        seed: The same numbers as after `torch.manual_seed(seed)`, with the global generator left
+            as it was; None draws from the global generator.
+    """
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)
+        modules: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+        for number, (inputs, outputs) in enumerate(pairwise(layer_sizes), start=1):
+            if number > 1:
+                modules[f"{activation}{number - 1}"] = ACTIVATIONS[activation]()
+            modules[f"layer{number}"] = nn.Linear(inputs, outputs)  # W (outputs, inputs), b
+        return nn.Sequential(modules)
+
+
+@dataclass(frozen=True)
+class LayerCount:
+    """The parameters of one layer."""
+
+    name: str
+    weight_shape: list[int]
+    weights: int
+    biases: int
+    parameters: int
+
+    def __str__(self) -> str:
+        outputs, inputs = self.weight_shape
+        return f"{outputs:,} × {inputs:,} + {self.biases:,} = {self.parameters:,}"
+
+
+def count_parameters(model: nn.Module) -> list[LayerCount]:
+    """The parameters of each `nn.Linear` of a model, counted tensor by tensor."""
+    return [
+        LayerCount(
+            name=name,
+            weight_shape=list(layer.weight.shape),
+            weights=layer.weight.numel(),
+            biases=0 if layer.bias is None else layer.bias.numel(),
+            parameters=sum(parameter.numel() for parameter in layer.parameters()),
+        )
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear)
+    ]

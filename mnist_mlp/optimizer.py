@@ -1,0 +1,64 @@
+"""Step 7: W ← W − learning_rate · ∂L/∂W, b likewise.
+
+That line is `torch.optim.SGD`. Momentum, Adam, AdamW and the schedules are torch.optim's too.
+"""
+
+from collections.abc import Iterable
+
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, StepLR
+
+
+def build_optimizer(
+    parameters: Iterable[nn.Parameter],
+    name: str = "sgd",
+    learning_rate: float = 0.1,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+) -> Optimizer:
+    """An optimizer by name: sgd, adam or adamw; what it has no use for is ignored."""
+    if name == "sgd":
+        return SGD(
+            parameters,
+            lr=learning_rate,
+            momentum=momentum,
+            nesterov=nesterov and momentum > 0,
+            weight_decay=weight_decay,
+        )
+    adaptive: type[Adam] = {"adam": Adam, "adamw": AdamW}[name]
+    return adaptive(parameters, lr=learning_rate, weight_decay=weight_decay)
+
+
+def build_schedule(
+    optimizer: Optimizer,
+    name: str,
+    updates: int,
+    step_updates: int = 1,
+    gamma: float = 0.1,
+    warmup_fraction: float = 0.3,
+) -> LRScheduler | None:
+    """A schedule by name, stepped once an update; None for constant.
+
+    Args:
+        optimizer: Its learning rate is the schedule's highest.
+        name: constant, step, cosine or one_cycle.
+        updates: Updates of the whole run.
+        step_updates: Updates between two drops (step).
+        gamma: The factor of each drop (step).
+        warmup_fraction: The part of the run in which the learning rate rises (one_cycle).
+    """
+    if name == "step":
+        return StepLR(optimizer, step_size=step_updates, gamma=gamma)
+    if name == "cosine":
+        return CosineAnnealingLR(optimizer, T_max=updates)
+    if name == "one_cycle":
+        return OneCycleLR(
+            optimizer,
+            max_lr=optimizer.param_groups[0]["lr"],
+            total_steps=updates,
+            pct_start=warmup_fraction,
+            cycle_momentum=False,  # momentum stays what the config says
+        )
+    return None
