@@ -132,8 +132,10 @@ def find_checkpoint(path: Path) -> Path:
     Raises:
         CheckpointError: There is none.
     """
-    if not path.is_dir():
+    if path.is_file():
         return path
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such run or checkpoint; runs lie under runs/")
     if checkpoints := list_checkpoints(path):
         return checkpoints[-1]
     raise CheckpointError(
@@ -143,12 +145,13 @@ def find_checkpoint(path: Path) -> Path:
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
     """The checkpoints of a run directory, oldest first."""
-    return sorted((run_dir / "checkpoints").glob("*.safetensors"))
+    found = (run_dir / "checkpoints").glob("*.safetensors")
+    return sorted(found, key=lambda path: (len(path.name), path.name))
 
 
 def checkpoint_path(run_dir: Path, epoch: int) -> Path:
-    """Where the checkpoint of an epoch lies; names sort as epochs do."""
-    return run_dir / "checkpoints" / f"epoch-{epoch:07d}.safetensors"
+    """Where the checkpoint of an epoch lies."""
+    return run_dir / "checkpoints" / f"epoch-{epoch:03d}.safetensors"
 
 
 def weights_sha256(model: nn.Module) -> str:

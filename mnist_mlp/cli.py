@@ -50,11 +50,11 @@ ConfigOption = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Config overrides, such as train.epochs=3."),
+    typer.Argument(metavar="KEY=VALUE", help="Config overrides, such as train.epochs=3."),
 ]
 Target = Annotated[
     Path | None,
-    typer.Argument(metavar="[RUN|CHECKPOINT]", help="Default: the newest run under runs/."),
+    typer.Argument(metavar="RUN|CHECKPOINT", help="Default: the newest run under runs/."),
 ]
 RootOption = Annotated[
     str | None,
@@ -264,8 +264,10 @@ def main() -> NoReturn:
         code = app(standalone_mode=False)
     except KeyboardInterrupt:
         code = _fail("interrupted", 130)
-    except (MnistMlpError, typer.TyperException) as error:
+    except MnistMlpError as error:
         code = _fail(str(error), error.exit_code)
+    except typer.TyperException as error:
+        code = _fail(f"{error.format_message()} See mnist-mlp --help.", error.exit_code)
     except BrokenPipeError:
         _close_stdout()
         code = 0
@@ -415,7 +417,7 @@ def _show_evaluation(console: Console, evaluation: "Evaluation") -> None:
     for row in evaluation.per_class:
         values = (f"{value:.2%}" for value in (row.precision, row.recall, row.f1))
         scores.add_row(str(row.digit), *values, f"{row.support:,}")
-    matrix = Table("true \\ read as", *map(str, range(10)), box=box.SIMPLE)
+    matrix = Table("true", *map(str, range(10)), box=box.SIMPLE)
     for digit, counts in enumerate(evaluation.confusion_matrix):
         cells = (
             Text(str(n) if n else "·", "bold" if k == digit else "") for k, n in enumerate(counts)
@@ -424,4 +426,6 @@ def _show_evaluation(console: Console, evaluation: "Evaluation") -> None:
     for table in (scores, matrix):
         for column in table.columns:
             column.justify = "right"
-        console.print(table)
+    console.print(scores)
+    console.print("confusion matrix: true digits in rows, what they were read as in columns")
+    console.print(matrix)

@@ -375,10 +375,12 @@ class _Reading:
         if len(self.problems) > problems:
             return
         section: Any = tree
-        for part in path[:-1]:
+        for depth, part in enumerate(path[:-1], start=1):
+            self.places.setdefault(path[:depth], place)
             section = section.setdefault(part, {})
             if not isinstance(section, dict):
-                return  # what the file has here is wrong, and reported for itself
+                self.problems.append(f"{place}: {_dotted(path[:depth])} has no keys of its own")
+                return
         section[path[-1]] = value
         self.places[path] = place
 

@@ -58,7 +58,8 @@ def build_schedule(
             optimizer,
             max_lr=optimizer.param_groups[0]["lr"],
             total_steps=updates,
-            pct_start=warmup_fraction,
+            # A rise of one update has no slope: OneCycleLR would divide by 0.
+            pct_start=warmup_fraction if warmup_fraction * updates > 1 else 0.0,
             cycle_momentum=False,  # momentum stays what the config says
         )
     return None
