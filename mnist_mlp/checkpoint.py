@@ -14,7 +14,6 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-import torch
 from torch import Tensor, nn
 
 from mnist_mlp.config import MAX_PARAMETERS, Config
@@ -114,11 +113,12 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     if tensors.keys() != expected.keys():
         odd = sorted(tensors.keys() ^ expected.keys())[0]
         raise refuse(f"its tensors are not those of its config's network (see {odd})")
-    for name, tensor in tensors.items():
-        if tensor.shape != expected[name].shape or tensor.dtype != torch.float32:
+    for name, wanted in expected.items():
+        tensor = tensors[name]
+        if tensor.shape != wanted.shape or tensor.dtype != wanted.dtype:
             raise refuse(
                 f"{name} is {tuple(tensor.shape)} of {tensor.dtype}, "
-                f"where its config's network has {tuple(expected[name].shape)} of torch.float32"
+                f"where its config's network has {tuple(wanted.shape)} of {wanted.dtype}"
             )
     if bad := _not_finite(tensors):
         raise refuse(f"{bad} holds a number that is not finite")

@@ -243,7 +243,9 @@ def _download(archive: Path, file: MnistFile, mirrors: Sequence[str]) -> bytes:
         actual = _md5(content)
         if actual == file.archive_md5:
             return content
-        failures.append(f"{mirror}: wrong data ({len(content):,} bytes, md5 {actual})")
+        failures.append(
+            f"{mirror}: wrong data ({len(content):,} bytes of {file.archive_size:,}, md5 {actual})"
+        )
     wanted = ", ".join(f"{name}.gz ({file.archive_md5})" for name, file in MNIST_FILES.items())
     raise DataError(
         f"cannot fetch {archive.name}: {'; '.join(failures)}\n"

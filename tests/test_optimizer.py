@@ -1,0 +1,71 @@
+import math
+import warnings
+from itertools import product
+
+import pytest
+import torch
+from torch import nn
+
+from mnist_mlp.optimizer import build_optimizer, build_schedule
+
+
+def test_sgd_is_the_lessons_formula() -> None:
+    W = nn.Parameter(torch.randn(4, 3))
+    W.grad = torch.randn(4, 3)
+    expected = W.detach() - 0.1 * W.grad
+    build_optimizer([W], "sgd", learning_rate=0.1).step()
+    # PyTorch may fuse the product and the difference: at most one rounding apart.
+    assert (W.detach() - expected).abs().max() <= torch.finfo(torch.float32).eps * 4
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_names_and_settings_reach_torch(name: str) -> None:
+    optimizer = build_optimizer(
+        [nn.Parameter(torch.ones(1))], name, 0.2, momentum=0.5, nesterov=True, weight_decay=0.3
+    )
+    assert type(optimizer).__name__.lower() == name
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["weight_decay"]) == (0.2, 0.3)
+    if name == "sgd":
+        assert (group["momentum"], group["nesterov"]) == (0.5, True)
+
+
+def test_nesterov_without_momentum_is_plain_sgd() -> None:
+    assert not build_optimizer([nn.Parameter(torch.ones(1))], nesterov=True).defaults["nesterov"]
+
+
+def rates(name: str, updates: int, **settings: float) -> list[float]:
+    parameter = nn.Parameter(torch.ones(1))
+    parameter.grad = torch.ones(1)
+    optimizer = build_optimizer([parameter], learning_rate=0.5)
+    schedule = build_schedule(optimizer, name, updates, **settings)  # type: ignore[arg-type]
+    seen = []
+    for _ in range(updates):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if schedule:
+            schedule.step()
+    return seen
+
+
+def test_schedules() -> None:
+    assert rates("constant", 3) == [0.5] * 3
+    assert rates("step", 5, step_updates=2, gamma=0.1) == pytest.approx(
+        [0.5, 0.5, 0.05, 0.05, 0.005]
+    )
+    assert rates("cosine", 10) == pytest.approx(
+        [0.25 * (1 + math.cos(math.pi * k / 10)) for k in range(10)]
+    )
+    one_cycle = rates("one_cycle", 100, warmup_fraction=0.2)
+    assert one_cycle.index(max(one_cycle)) == 19
+    assert max(one_cycle) == pytest.approx(0.5)
+    assert one_cycle[-1] < one_cycle[0] < 0.05
+
+
+def test_one_cycle_takes_any_length_and_warmup() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for updates, fraction in product(range(1, 12), (1e-9, 0.1, 0.2, 0.25, 1 / 3, 0.5, 0.99)):
+            assert all(
+                0 < rate <= 0.5 for rate in rates("one_cycle", updates, warmup_fraction=fraction)
+            )
