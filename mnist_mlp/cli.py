@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 LN_10 = 2.302585
 """The loss of a guess that gives every digit the same probability."""
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="mnist-mlp",
@@ -262,8 +263,8 @@ def main() -> NoReturn:
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         code = app(standalone_mode=False)
-    except KeyboardInterrupt:
-        code = _fail("interrupted", 130)
+        if code == INTERRUPTED:  # Typer has turned the KeyboardInterrupt into this
+            code = _fail("interrupted; checkpoints saved so far are whole", code)
     except MnistMlpError as error:
         code = _fail(str(error), error.exit_code)
     except typer.TyperException as error:
@@ -373,9 +374,10 @@ def _show_start(console: Console, start: "RunStart") -> None:
     examples = ", ".join(f"{count:,} {name}" for name, count in start.examples.items())
     console.print(f"data      {start.dataset}: {examples} examples")
     console.print(f"network   {sizes}, {start.parameters:,} parameters, {config.model.activation}")
+    threads = where["threads"]
     console.print(
         f"training  {config.optimizer.name}, batch size {config.train.batch_size}, "
-        f"{where['backward']}, {where['device']}, {where['threads']} threads"
+        f"{where['backward']}, {where['device']}, {threads} thread{'s' * (threads > 1)}"
     )
     if start.run_dir:
         console.print(f"run       {start.run_dir}")

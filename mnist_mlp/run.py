@@ -12,7 +12,7 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -101,7 +101,7 @@ def train_model(config: Config, run_dir: str | Path | None = None) -> RunResult:
 
 def run_events(
     config: Config, run_dir: str | Path | None = None, *, dry_run: bool = False
-) -> Iterator[RunEvent]:
+) -> Generator[RunEvent, None, None]:
     """`train_model`, told as it happens: a `RunStart`, what `fit` yields, a `RunResult`.
 
     With dry_run, everything is done on two batches, in a folder that is removed again.
@@ -123,7 +123,7 @@ def run_events(
 
 def _record(
     config: Config, data: Dataset, directory: Path, reported: Path | None
-) -> Iterator[RunEvent]:
+) -> Generator[RunEvent, None, None]:
     """Train, and put into the directory what happens; `reported` is the directory's public name."""
     device = data.train.images.device
     model = build_mlp(config.model.layer_sizes, config.model.activation, config.seed).to(device)
@@ -261,12 +261,13 @@ def default_threads() -> int:
 
 def describe_environment(seed: int, device: torch.device) -> dict[str, Any]:
     """What a run's numbers depend on besides its config."""
-    packages = ("mnist-mlp", "torch", "torchvision", "numpy", "scikit-learn", "safetensors")
+    packages = ("mnist-mlp", "torchvision", "numpy", "scikit-learn", "safetensors")
     cuda = device.type == "cuda"
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {package: metadata.version(package) for package in packages},
+        "versions": {package: metadata.version(package) for package in packages}
+        | {"torch": torch.__version__},
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device) if cuda else platform.machine(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),

@@ -1,0 +1,320 @@
+import json
+import os
+import pty
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mnist_mlp.run import default_threads
+from tests.conftest import Outcome, program
+
+Run = Callable[..., Outcome]
+QUICK = ("train", "--config", "digits", "train.epochs=2")
+
+
+def test_train_prints_a_line_an_epoch(run: Run) -> None:
+    outcome = run(*QUICK)
+    assert outcome.code == 0
+    assert outcome.err == ""
+    lines = outcome.out.splitlines()
+    threads = "2 threads" if default_threads() == 2 else "1 thread"
+    assert lines[:4] == [
+        "data      digits: 1,437 train, 360 test examples",
+        "network   784-128-64-10, 109,386 parameters, relu",
+        f"training  sgd, batch size 16, chain_rule, cpu, {threads}",
+        "run       runs/digits-001",
+    ]
+    assert re.fullmatch(r"untrained  loss 2\.\d{4} \(ln 10 = 2\.3026\)  accuracy .*", lines[4])
+    assert re.match(r"epoch 1/2  loss \d\.\d{4}  accuracy \d\d\.\d\d%  test \d\d", lines[5])
+    assert lines[7].startswith("2,874 forward and backward passes in 180 updates, ")
+    assert lines[-1] == "saved in runs/digits-001"
+    assert all(len(line) <= 80 for line in lines)
+
+
+def test_json_is_alone_on_stdout(run: Run) -> None:
+    trained = run(*QUICK, "--json")
+    result = json.loads(trained.out)
+    assert result["parameters"] == 109_386
+    assert result["dataset"] == "digits"
+    assert "epoch 2/2" in trained.err
+
+    evaluated = json.loads(run("eval", "--json").out)
+    assert evaluated["weights_sha256"] == result["weights_sha256"]
+    assert evaluated["accuracy"] == result["test_accuracy"]
+    assert evaluated["loss"] == result["test_loss"]
+    assert evaluated["examples"] == 360
+    assert len(evaluated["confusion_matrix"]) == len(evaluated["per_class"]) == 10
+    assert set(evaluated["per_class"][0]) == {"digit", "precision", "recall", "f1", "support"}
+
+
+def test_quiet_prints_json_and_errors_only(run: Run) -> None:
+    assert run(*QUICK, "--quiet") == Outcome(0, "", "")
+    loud = run(*QUICK, "--quiet", "--json")
+    assert json.loads(loud.out)["run_dir"] == "runs/digits-002"
+    assert loud.err == ""
+    assert run("train", "--config", "nope", "--quiet").err
+
+
+def test_eval_of_runs_checkpoints_and_splits(run: Run) -> None:
+    run(*QUICK, "data.validation=100", "--run-dir", "a")
+    table = run("eval", "a")
+    assert table.out.startswith("a/checkpoints/epoch-002.safetensors: digits, test split\n360 ex")
+    assert all(len(line) <= 80 for line in table.out.splitlines())
+    sizes = {}
+    for split in ("test", "validation", "train"):
+        outcome = run("eval", "a/checkpoints/epoch-001.safetensors", "--split", split, "--json")
+        sizes[split] = json.loads(outcome.out)["examples"]
+    assert sizes == {"test": 360, "validation": 100, "train": 1337}
+
+
+def test_count_params(run: Run) -> None:
+    outcome = run("count-params")
+    assert outcome.code == 0
+    assert outcome.out.splitlines() == [
+        "layer1  128 × 784 + 128 = 100,480",
+        "layer2  64 × 128 + 64 = 8,256",
+        "layer3  10 × 64 + 10 = 650",
+        "total   109,386 parameters, as in the lesson (109,386)",
+    ]
+    assert json.loads(run("count-params", "--json").out) == {
+        "layers": [
+            {"name": "layer1", "weight_shape": [128, 784], "weights": 100352, "biases": 128,
+             "parameters": 100480},
+            {"name": "layer2", "weight_shape": [64, 128], "weights": 8192, "biases": 64,
+             "parameters": 8256},
+            {"name": "layer3", "weight_shape": [10, 64], "weights": 640, "biases": 10,
+             "parameters": 650},
+        ],
+        "total": 109386,
+        "lesson_total": 109386,
+        "matches_lesson": True,
+    }  # fmt: skip
+    other = run("count-params", "--config", "mnist", "model.layer_sizes=[784, 10]")
+    assert other.code == 0
+    assert "7,850 parameters, not as in the lesson" in other.out
+
+
+def test_count_params_fails_where_the_program_drifts(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch import nn
+
+    class Biasless(nn.Linear):
+        def __init__(self, inputs: int, outputs: int) -> None:
+            super().__init__(inputs, outputs, bias=False)
+
+    monkeypatch.setattr(nn, "Linear", Biasless)
+    outcome = run("count-params", "--json")
+    assert outcome.code == 1
+    assert json.loads(outcome.out)["total"] == 109_184
+
+
+def test_validate_prints_what_loads_back_to_itself(run: Run) -> None:
+    first = run("validate", "--config", "mnist", "seed=3", "data.root=/x y", "--root", "a: #b")
+    Path("again.yaml").write_text(first.out)
+    assert run("validate", "--config", "again.yaml").out == first.out
+    assert "root: 'a: #b'" in first.out
+    as_json = json.loads(run("validate", "--config", "again.yaml", "--json").out)
+    assert as_json["seed"] == 3
+    noted = run("validate", "--config", "digits", "schedule.gamma=0.5")
+    assert noted.code == 0
+    assert noted.err == "mnist-mlp: note: schedule.gamma has no effect under this config\n"
+
+
+def test_configs(run: Run) -> None:
+    assert [line.split()[0] for line in run("configs").out.splitlines()] == [
+        "digits", "lesson", "mnist",
+    ]  # fmt: skip
+    for row in json.loads(run("configs", "--json").out):
+        assert run("validate", "--config", row["path"]).code == 0
+        assert row["description"]
+
+
+def test_version_and_module(run: Run) -> None:
+    assert run("--version").out == "mnist-mlp 0.1.0\n"
+    assert program("--version").out == "mnist-mlp 0.1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["train", "--config", "nope"], 2, "nope: no such config file"),
+        (["train", "--config", "nope.yaml"], 2, "nope.yaml: no such config file"),
+        (["train"], 2, "--config"),
+        (["train", "--config", "digits", "--devise", "cpu"], 2, "--devise"),
+        (["train", "--config", "digits", "--device", "tpu"], 2, "tpu"),
+        (["train", "--config", "digits", "train.epochs=0"], 2, "train.epochs"),
+        (["tarin"], 2, "tarin"),
+        (["train", "--config", "digits", "--device", "cuda"], 7, "finds no CUDA device"),
+        (["train", "--config", "digits", "--run-dir", "used"], 2, "already holds a checkpoint"),
+        (["train", "--config", "digits", "--run-dir", "/proc/run"], 5, "/proc/run"),
+        (["train", "--config", "digits", "--run-dir", "file/run"], 5, "file/run"),
+        (["train", "--config", "mnist", "--root", "no"], 3, "train-images-idx3-ubyte.gz"),
+        (["train", "--config", "digits", "optimizer.learning_rate=1e30"], 6, "update 2 "),
+        (["eval", "nope"], 4, "nope: no such run or checkpoint"),
+        (["eval", "file"], 4, "file: not a checkpoint"),
+        (["eval", "empty"], 4, "empty: no checkpoint in this folder"),
+        (["eval"], 4, "no run with a checkpoint here"),
+        (["eval", "used", "--split", "validation"], 3, "no validation split"),
+        (["eval", "used", "--device", "cuda"], 7, "finds no CUDA device"),
+        (["download", "--root", "no"], 3, "train-images-idx3-ubyte.gz"),
+        (["count-params", "--config", "nope"], 2, "nope: no such config file"),
+        (["validate", "--config", "file"], 2, "file:1: "),
+    ],
+)
+def test_mistakes_end_in_two_lines_and_their_code(
+    arguments: list[str], code: int, message: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", ["https://127.0.0.1:9/"])
+    Path("file").write_text("words")
+    Path("empty").mkdir()
+    run(*QUICK, "--run-dir", "used")
+    outcome = run(*arguments)
+    assert outcome.code == code
+    assert message in outcome.err
+    assert outcome.err.startswith("mnist-mlp: ")
+    assert len(outcome.err.splitlines()) <= 2
+    assert "Traceback" not in outcome.err
+
+
+def test_debug_shows_the_traceback(run: Run) -> None:
+    assert "Traceback" in run("train", "--config", "nope", "--debug").err
+
+
+def test_a_fault_of_ours_is_exit_1_and_says_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("oops")
+
+    monkeypatch.setattr("mnist_mlp.run.run_events", fail)
+    outcome = run(*QUICK)
+    assert outcome.code == 1
+    assert outcome.err == (
+        "mnist-mlp: a fault of ours, please report it: RuntimeError: oops\n"
+        "run again with --debug to see where\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["train", "--help"],
+        ["validate", "--config", "digits", "seed=x"],
+        ["validate", "--config", "mnist"],
+        ["configs"],
+    ],
+)
+def test_quick_commands_import_no_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys, mnist_mlp.cli\n"
+        f"sys.argv = ['mnist-mlp', *{arguments!r}]\n"
+        "try: mnist_mlp.cli.main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'torchvision', 'sklearn', 'numpy'} & set(sys.modules)))"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.stdout.splitlines()[-1] == "[]", process
+
+
+def test_completion_imports_no_torch() -> None:
+    environment = {
+        "_MNIST_MLP_COMPLETE": "complete_bash", "COMP_WORDS": "mnist-mlp tr", "COMP_CWORD": "1",
+    }  # fmt: skip
+    code = "import sys, atexit; atexit.register(lambda: print('torch' in sys.modules)); " + (
+        "sys.argv = ['mnist-mlp']; from mnist_mlp.cli import main; main()"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    assert process.stdout.split() == ["train", "False"], process
+
+
+def test_digits_need_no_torchvision() -> None:
+    code = (
+        "import sys, mnist_mlp\n"
+        "mnist_mlp.train_model(mnist_mlp.load_config('digits', ['train.epochs=1']))\n"
+        "print('torchvision' in sys.modules)"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.stdout == "False\n", process
+
+
+def test_a_terminal_gets_a_live_line(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mnist_mlp", "train", "--config", "digits", "train.epochs=60"],
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+    )
+    os.close(theirs)
+    screen = b""
+    try:
+        while chunk := os.read(ours, 1 << 16):
+            screen += chunk
+    except OSError:  # how Linux says that the other side is closed
+        pass
+    assert process.wait() == 0
+    text = screen.decode()
+    assert re.search(r"epoch \d+/60  update [\d,]+  loss \d\.\d{4}  accuracy \d\d", text)
+    assert re.search(r"[\d,]+ examples/s", text)
+    assert "epoch 60/60" in text
+
+
+def test_no_colour_where_none_is_wanted(run: Run) -> None:
+    run(*QUICK)
+    assert "\x1b" not in run("eval").out
+
+
+def test_a_closed_pipe_loses_nothing() -> None:
+    command = f"{sys.executable} -m mnist_mlp train --config digits train.epochs=3 | head -1"
+    process = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True
+    )
+    assert process.returncode == 0, process
+    assert process.stderr == ""
+    assert Path("runs/digits-001/checkpoints/epoch-003.safetensors").exists()
+
+
+def test_a_write_that_the_system_refuses_is_exit_5_and_leaves_the_last_good() -> None:
+    """No file may grow over 100 kB, so that the checkpoint (440 kB) cannot be written."""
+    process = subprocess.run(
+        [sys.executable, "-m", "mnist_mlp", *QUICK],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+    )
+    assert process.returncode == 5, process
+    assert "File too large" in process.stderr
+    assert len(process.stderr.splitlines()) == 1
+    assert list(Path("runs/digits-001/checkpoints").iterdir()) == []
+
+
+def test_interrupting_is_exit_130() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mnist_mlp", "train", "--config", "digits", "train.epochs=100000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list(Path().glob("runs/*/checkpoints/*.safetensors")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors == "mnist-mlp: interrupted; checkpoints saved so far are whole\n"
+    assert program("eval").code == 0

@@ -1,0 +1,60 @@
+"""What the configs reach on the real MNIST."""
+
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+import torch
+
+from mnist_mlp.config import load_config
+from mnist_mlp.data import Dataset, load_dataset
+from mnist_mlp.run import train_model
+from tests.conftest import program
+
+pytestmark = [pytest.mark.mnist, pytest.mark.timeout(1200)]
+
+
+def test_mnist_yaml_over_five_seeds(mnist_root: Path) -> None:
+    overrides = [f"data.root={mnist_root}", "train.test_each_epoch=false"]
+    results = [train_model(load_config("mnist", [*overrides, f"seed={seed}"])) for seed in range(5)]
+    accuracies = [result.test_accuracy or 0 for result in results]
+    assert min(accuracies) >= 0.980, accuracies
+    assert statistics.mean(accuracies) >= 0.982, accuracies
+
+
+def test_lesson_yaml_to_the_letter(mnist_root: Path) -> None:
+    outcome = program("train", "--config", "lesson", "--root", mnist_root, "--json")
+    result = json.loads(outcome.out)
+    assert result["test_accuracy"] >= 0.975
+    passes = result["examples_seen"]
+    assert passes == result["updates"] == 60_000 * result["epochs"]
+    assert f"{passes:,} forward and backward passes" in outcome.err
+
+
+def test_lesson_yaml_is_plain_gradient_descent_on_single_examples() -> None:
+    config = load_config("lesson")
+    assert config.train.batch_size == 1
+    assert config.data.validation == 0
+    assert config.schedule.name == "constant"
+    optimizer = config.optimizer
+    assert (optimizer.name, optimizer.momentum, optimizer.weight_decay) == ("sgd", 0, 0)
+
+
+def test_the_same_seed_twice_is_the_same_bits(mnist_root: Path) -> None:
+    config = load_config("mnist", [f"data.root={mnist_root}", "train.epochs=1", "seed=7"])
+    assert train_model(config).weights_sha256 == train_model(config).weights_sha256
+
+
+@pytest.fixture(scope="module")
+def mnist(mnist_root: Path) -> Dataset:
+    return load_dataset("mnist", mnist_root)
+
+
+def test_an_untrained_network_scores_ln_10_on_mnist(mnist: Dataset) -> None:
+    from mnist_mlp.evaluate import evaluate_model
+    from mnist_mlp.model import build_mlp
+
+    ln_10 = float(torch.tensor(10.0).log())
+    for seed in range(20):
+        assert abs(evaluate_model(build_mlp(seed=seed), *mnist.test).loss - ln_10) < 0.1

@@ -1,0 +1,54 @@
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import mnist_mlp
+from mnist_mlp.config import bundled_configs
+from tests.conftest import REPOSITORY
+
+
+@pytest.mark.parametrize("name", mnist_mlp.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    assert getattr(mnist_mlp, name) is not None
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = "import sys, mnist_mlp; print({'torch', 'pydantic', 'yaml'} & set(sys.modules) or '')"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.stdout == "\n", process
+    with pytest.raises(AttributeError, match="no attribute 'nope'"):
+        mnist_mlp.nope  # noqa: B018
+
+
+def test_the_wheel_carries_the_configs_and_works_away_from_the_repository(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        check=True,
+        capture_output=True,
+        cwd=REPOSITORY,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall("away")
+    listed = subprocess.run(
+        [sys.executable, "-m", "mnist_mlp", "configs", "--json"],
+        capture_output=True,
+        text=True,
+        cwd="away",
+    )
+    for name in bundled_configs():
+        assert f"away/mnist_mlp/configs/{name}.yaml" in listed.stdout
+    assert Path("away/mnist_mlp/py.typed").exists()
+    assert not list(Path("away").glob("tests*"))
+
+
+def test_the_top_level_holds_what_it_should() -> None:
+    tracked = subprocess.run(
+        ["git", "ls-files"], capture_output=True, text=True, cwd=REPOSITORY, check=True
+    )
+    top = {path.split("/")[0] for path in tracked.stdout.split()}
+    allowed = {"pyproject.toml", "README.md", "LICENSE", "configs", "mnist_mlp", "scripts", "tests"}
+    assert {name for name in top if not name.startswith(".")} == allowed
