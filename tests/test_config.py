@@ -244,6 +244,15 @@ def test_training_examples_are_those_of_the_data_sets() -> None:
     assert TRAINING_EXAMPLES["mnist"] == 60_000
 
 
+def test_lesson_yaml_is_plain_gradient_descent_on_single_examples() -> None:
+    config = load_config("lesson")
+    assert config.train.batch_size == 1
+    assert config.data.validation == 0
+    assert config.schedule.name == "constant"
+    optimizer = config.optimizer
+    assert (optimizer.name, optimizer.momentum, optimizer.weight_decay) == ("sgd", 0, 0)
+
+
 NASTY = [
     "", "null", "true", "no", "1e-3", "1e999", "-0", "010", ".nan", "9" * 30, "[]", "{}",
     "[1, [2]]", "{a: b}", "'x'", '"\\uD800"', "&a 1", "*a", "!!str 1", "|", "> x", "@", "`", "%",
