@@ -5,21 +5,16 @@ quick. What people read goes to stdout, or to stderr where stdout is kept for `-
 """
 
 import json
-import logging
+import math
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
-from rich import box, progress
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from mnist_mlp.config import (
     DATA_ROOT_VARIABLE,
@@ -28,15 +23,16 @@ from mnist_mlp.config import (
     bundled_configs,
     load_config,
 )
-from mnist_mlp.errors import FILE_SYSTEM_EXIT_CODE, MnistMlpError
+from mnist_mlp.errors import FILE_SYSTEM_EXIT_CODE, CheckFailedError, MnistMlpError, UsageError
+from mnist_mlp.render import (
+    close_stdout,
+    open_console,
+    show_claims,
+    show_evaluation,
+    show_run,
+    show_trace,
+)
 
-if TYPE_CHECKING:
-    from mnist_mlp.evaluate import Evaluation
-    from mnist_mlp.run import RunEvent, RunResult, RunStart
-    from mnist_mlp.train import EpochResult
-
-LN_10 = 2.302585
-"""The loss of a guess that gives every digit the same probability."""
 INTERRUPTED = 130
 
 app = typer.Typer(
@@ -63,6 +59,9 @@ RootOption = Annotated[
 ]
 DeviceOption = Annotated[
     Literal["auto", "cpu", "cuda"] | None, typer.Option("--device", help="Beats the config.")
+]
+SplitOption = Annotated[
+    Literal["test", "validation", "train"], typer.Option(help="Which examples.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, alone, on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print errors and --json only.")]
@@ -104,10 +103,10 @@ def train(
 ) -> None:
     """Train a network as a config says."""
     loaded = _load(config, overrides, root, device)
-    with _console(json_, quiet) as console:
+    with open_console(json_, quiet) as console:
         from mnist_mlp.run import run_events
 
-        result = _show_run(console, run_events(loaded, run_dir, dry_run=dry_run))
+        result = show_run(console, run_events(loaded, run_dir, dry_run=dry_run))
     if json_:
         _print_json(result.to_json())
 
@@ -115,9 +114,7 @@ def train(
 @app.command(name="eval")
 def evaluate(
     target: Target = None,
-    split: Annotated[
-        Literal["test", "validation", "train"], typer.Option(help="Which examples.")
-    ] = "test",
+    split: SplitOption = "test",
     device: DeviceOption = None,
     root: RootOption = None,
     json_: JsonOption = False,
@@ -125,7 +122,7 @@ def evaluate(
     debug: DebugOption = False,
 ) -> None:
     """Evaluate a trained network: loss, accuracy, every digit, the confusion matrix."""
-    with _console(json_, quiet) as console:
+    with open_console(json_, quiet) as console:
         from mnist_mlp.checkpoint import load_checkpoint, weights_sha256
         from mnist_mlp.evaluate import evaluate_model
         from mnist_mlp.run import cpu_threads, load_config_dataset, newest_run, resolve_device
@@ -137,7 +134,7 @@ def evaluate(
         with cpu_threads(config.threads):  # as in training, so that the figures are the same
             evaluation = evaluate_model(checkpoint.model.to(place), *data.to(place).split(split))
         console.print(f"{checkpoint.path}: {data.name}, {split} split")
-        _show_evaluation(console, evaluation)
+        show_evaluation(console, evaluation)
     if json_:
         _print_json(
             {
@@ -191,6 +188,91 @@ def count_params(
         raise typer.Exit(1)
 
 
+@app.command(name="check-lesson")
+def check_the_lesson(
+    root: RootOption = None,
+    json_: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Compute every claim of the lesson; on MNIST where it is at hand, else on the digits.
+
+    Exit 0 when this program computes what it should, also where the lesson errs; 1 when not.
+    """
+    with open_console(json_, quiet) as console:
+        from mnist_mlp.data import has_mnist, load_dataset
+        from mnist_mlp.lesson import check_lesson
+        from mnist_mlp.run import cpu_threads
+
+        mnist = load_config(
+            "mnist", () if root is None else (f"data.root={json.dumps(root)}",)
+        ).data
+        data = load_dataset("mnist" if has_mnist(mnist.root) else "digits", mnist.root)
+        with cpu_threads(1):  # its products are small
+            claims = list(check_lesson(data))
+        show_claims(console, claims)
+    verdicts = Counter(claim.verdict for claim in claims)
+    failed = [claim.id for claim in claims if not claim.ok]
+    if json_:
+        summary = {"dataset": data.name, "rows": len(claims), "ok": len(claims) - len(failed)}
+        _print_json({"claims": [asdict(claim) for claim in claims], "summary": summary | verdicts})
+    if failed:
+        raise CheckFailedError(f"not as it should be: {', '.join(failed)}; the program has drifted")
+
+
+@app.command()
+def trace(
+    target: Target = None,
+    index: Annotated[int, typer.Option(min=0, help="Which image of the split.")] = 0,
+    split: SplitOption = "test",
+    untrained: Annotated[
+        bool, typer.Option("--untrained", help="A fresh network instead of a trained one.")
+    ] = False,
+    config: Annotated[
+        str, typer.Option("--config", help="With --untrained: whose network and images.")
+    ] = "digits",
+    learning_rate: Annotated[
+        float, typer.Option(min=0, help="Of the one update, plain gradient descent.")
+    ] = 0.1,
+    root: RootOption = None,
+    json_: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Take one image through the lesson's eight steps, with a real network's numbers."""
+    if untrained and target:
+        raise UsageError("--untrained takes no RUN or CHECKPOINT; name a --config instead")
+    fresh = _load(config, None, root) if untrained else None
+    with open_console(json_, quiet) as console:
+        from mnist_mlp.checkpoint import load_checkpoint
+        from mnist_mlp.model import build_mlp
+        from mnist_mlp.run import load_config_dataset, newest_run
+        from mnist_mlp.trace import trace_image
+
+        if fresh:
+            loaded, model = (
+                fresh,
+                build_mlp(fresh.model.layer_sizes, fresh.model.activation, fresh.seed),
+            )
+            console.print(f"an untrained network, seed {fresh.seed}")
+        else:
+            checkpoint = load_checkpoint(target or newest_run())
+            loaded, model = checkpoint.config, checkpoint.model
+            console.print(str(checkpoint.path))
+        data = load_config_dataset(loaded, root or os.environ.get(DATA_ROOT_VARIABLE))
+        images, labels = data.split(split)
+        if index >= len(labels):
+            raise UsageError(f"--index {index}: {data.name} {split} ends at {len(labels) - 1}")
+        traced = trace_image(model, images[index], int(labels[index]), learning_rate)
+        if not math.isfinite(traced.loss_after):
+            raise UsageError(f"--learning-rate {learning_rate:g}: the loss after it overflows")
+        console.print(f"{data.name}, {split} split, image {index}")
+        show_trace(console, traced)
+    if json_:
+        where = {"dataset": data.name, "split": split, "index": index}
+        _print_json(where | traced.to_json())
+
+
 @app.command()
 def validate(
     config: ConfigOption,
@@ -238,7 +320,7 @@ def download(
 ) -> None:
     """Fetch MNIST's four files, unless they are there, and check every byte of them."""
     data = _load(config, None, root).data
-    with _console(json_, quiet) as console:
+    with open_console(json_, quiet) as console:
         from mnist_mlp.data import MNIST_FILES, fetch_mnist
 
         origins = fetch_mnist(Path(data.root), data.mirrors)
@@ -270,7 +352,7 @@ def main() -> NoReturn:
     except typer.TyperException as error:
         code = _fail(f"{error.format_message()} See mnist-mlp --help.", error.exit_code)
     except BrokenPipeError:
-        _close_stdout()
+        close_stdout()
         code = 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
@@ -302,132 +384,5 @@ def _load(
     return load_config(config, [*(overrides or ()), *extra])
 
 
-class _Console(Console):
-    """A console that outlives its reader: a closed pipe silences it and stops nothing."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        _close_stdout()
-
-
-def _close_stdout() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-@contextmanager
-def _console(json_: bool, quiet: bool) -> Iterator[Console]:
-    """Where people read; the package's log (downloads) goes there too."""
-    console = _Console(stderr=json_, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
-    logger, handler = logging.getLogger("mnist_mlp"), logging.Handler()
-    handler.emit = lambda record: console.print(record.getMessage())  # type: ignore[method-assign]
-    logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
-    try:
-        yield console
-    finally:
-        logger.removeHandler(handler)
-
-
 def _print_json(value: Any) -> None:
     typer.echo(json.dumps(value, allow_nan=False))
-
-
-def _show_run(console: Console, events: Iterator["RunEvent"]) -> "RunResult":
-    """Print a run as it happens: a live line on a terminal, a line an epoch everywhere."""
-    from mnist_mlp.run import RunResult, RunStart
-    from mnist_mlp.train import EpochResult
-
-    columns = (
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(bar_width=None),
-        progress.TextColumn("{task.fields[rate]}"),
-        progress.TimeRemainingColumn(compact=True),
-    )
-    live = console.is_terminal and not console.quiet
-    with progress.Progress(*columns, console=console, transient=True, disable=not live) as bar:
-        task = bar.add_task("loading", total=None, rate="")
-        for event in events:
-            if isinstance(event, RunStart):
-                epochs = event.config.train.epochs
-                bar.update(task, description="", total=epochs * event.examples["train"])
-                _show_start(console, event)
-            elif isinstance(event, EpochResult):
-                _show_epoch(console, event, epochs)
-            elif isinstance(event, RunResult):
-                _show_result(console, event)
-            else:
-                speed = bar.tasks[task].speed
-                bar.update(
-                    task,
-                    completed=event.examples_seen,
-                    description=f"epoch {event.epoch}/{epochs}  update {event.updates:,}  "
-                    f"loss {event.loss:.4f}  accuracy {event.accuracy:.2%}",
-                    rate=f"{speed:,.0f} examples/s" if speed else "",
-                )
-    assert isinstance(event, RunResult)  # noqa: S101 - the last event always is
-    return event
-
-
-def _show_start(console: Console, start: "RunStart") -> None:
-    config, where = start.config, start.environment
-    sizes = "-".join(map(str, config.model.layer_sizes))
-    examples = ", ".join(f"{count:,} {name}" for name, count in start.examples.items())
-    console.print(f"data      {start.dataset}: {examples} examples")
-    console.print(f"network   {sizes}, {start.parameters:,} parameters, {config.model.activation}")
-    threads = where["threads"]
-    console.print(
-        f"training  {config.optimizer.name}, batch size {config.train.batch_size}, "
-        f"{where['backward']}, {where['device']}, {threads} thread{'s' * (threads > 1)}"
-    )
-    if start.run_dir:
-        console.print(f"run       {start.run_dir}")
-
-
-def _show_epoch(console: Console, row: "EpochResult", epochs: int) -> None:
-    parts = [
-        f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}" if row.epoch else "untrained",
-        f"loss {row.train_loss:.4f}" + ("" if row.epoch else f" (ln 10 = {LN_10:.4f})"),
-        f"accuracy {row.train_accuracy:.2%}",
-    ]
-    if row.validation_accuracy is not None:
-        parts.append(f"validation {row.validation_accuracy:.2%}")
-    if row.test_accuracy is not None:
-        parts.append(f"test {row.test_accuracy:.2%}")
-    if row.epoch:
-        parts.append(f"{row.seconds:.1f} s")
-    console.print("  ".join(parts))
-
-
-def _show_result(console: Console, result: "RunResult") -> None:
-    console.print(
-        f"{result.examples_seen:,} forward and backward passes in {result.updates:,} updates, "
-        f"{result.seconds:.1f} s"
-    )
-    console.print(
-        f"{result.dataset} test accuracy {result.test_accuracy:.2%}, loss {result.test_loss:.4f}"
-    )
-    saved = f"saved in {result.run_dir}" if result.run_dir else "dry run: all well, nothing kept"
-    console.print(saved)
-
-
-def _show_evaluation(console: Console, evaluation: "Evaluation") -> None:
-    console.print(
-        f"{evaluation.examples:,} examples  loss {evaluation.loss:.4f}  "
-        f"accuracy {evaluation.accuracy:.2%}"
-    )
-    scores = Table("digit", "precision", "recall", "F1", "support", box=box.SIMPLE)
-    for row in evaluation.per_class:
-        values = (f"{value:.2%}" for value in (row.precision, row.recall, row.f1))
-        scores.add_row(str(row.digit), *values, f"{row.support:,}")
-    matrix = Table("true", *map(str, range(10)), box=box.SIMPLE)
-    for digit, counts in enumerate(evaluation.confusion_matrix):
-        cells = (
-            Text(str(n) if n else "·", "bold" if k == digit else "") for k, n in enumerate(counts)
-        )
-        matrix.add_row(str(digit), *cells)
-    for table in (scores, matrix):
-        for column in table.columns:
-            column.justify = "right"
-    console.print(scores)
-    console.print("confusion matrix: true digits in rows, what they were read as in columns")
-    console.print(matrix)

@@ -169,6 +169,12 @@ def fetch_mnist(root: Path, mirrors: Sequence[str] = ()) -> dict[str, str]:
     return origins
 
 
+def has_mnist(root: str | Path) -> bool:
+    """Whether all four files lie under root, packed or not; what is in them is another matter."""
+    raw = Path(root).expanduser() / "MNIST" / "raw"
+    return all((raw / name).exists() or (raw / f"{name}.gz").exists() for name in MNIST_FILES)
+
+
 def _load_mnist(root: Path, mirrors: Sequence[str]) -> tuple[Split, Split]:
     fetch_mnist(root, mirrors)
     # torchvision.datasets.MNIST itself would first try to unpickle a legacy processed/*.pt.

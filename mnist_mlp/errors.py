@@ -5,9 +5,13 @@ An error's text is one or two lines: what is wrong, where, and what to do.
 
 
 class MnistMlpError(Exception):
-    """The base of every error that a user, not a fault of ours, can cause."""
+    """The base of every error that is told in words and not as a traceback."""
 
     exit_code = 1
+
+
+class CheckFailedError(MnistMlpError):
+    """A check of the program against itself that did not hold."""
 
 
 class UsageError(MnistMlpError):

@@ -6,7 +6,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,13 +32,13 @@ EXACT = ("mnist-mlp count-params", "mnist-mlp configs")
 
 
 @pytest.fixture(scope="module")
-def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder for all commands, since eval reads what train left."""
     folder = tmp_path_factory.mktemp("readme")
     shutil.copytree(REPOSITORY / "configs", folder / "configs")
     if root := os.environ.get("MNIST_MLP_TEST_DATA"):
         (folder / "data").symlink_to(root)
-    yield folder
+    return folder
 
 
 def test_the_readme_has_commands() -> None:

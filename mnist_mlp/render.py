@@ -1,0 +1,245 @@
+"""What people read: runs, evaluations, the lesson's claims, traces, on a terminal or in a pipe."""
+
+import logging
+import math
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich import box, progress
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mnist_mlp.evaluate import Evaluation
+    from mnist_mlp.lesson import Claim
+    from mnist_mlp.run import RunEvent, RunResult, RunStart
+    from mnist_mlp.trace import Trace
+    from mnist_mlp.train import EpochResult
+
+
+class _Console(Console):
+    """A console that outlives its reader: a closed pipe silences it and stops nothing."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        close_stdout()
+
+
+def close_stdout() -> None:
+    """Send what is still to be printed nowhere, once nobody reads it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def open_console(json_: bool, quiet: bool) -> Iterator[Console]:
+    """Where people read; the package's log (downloads) goes there too."""
+    console = _Console(stderr=json_, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
+    logger, handler = logging.getLogger("mnist_mlp"), logging.Handler()
+    handler.emit = lambda record: console.print(record.getMessage())  # type: ignore[method-assign]
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield console
+    finally:
+        logger.removeHandler(handler)
+
+
+def show_run(console: Console, events: Iterator["RunEvent"]) -> "RunResult":
+    """Print a run as it happens: a live line on a terminal, a line an epoch everywhere."""
+    from mnist_mlp.run import RunResult, RunStart
+    from mnist_mlp.train import EpochResult
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(bar_width=None),
+        progress.TextColumn("{task.fields[rate]}"),
+        progress.TimeRemainingColumn(compact=True),
+    )
+    live = console.is_terminal and not console.quiet
+    with progress.Progress(*columns, console=console, transient=True, disable=not live) as bar:
+        task = bar.add_task("loading", total=None, rate="")
+        for event in events:
+            if isinstance(event, RunStart):
+                epochs = event.config.train.epochs
+                bar.update(task, description="", total=epochs * event.examples["train"])
+                _show_start(console, event)
+            elif isinstance(event, EpochResult):
+                _show_epoch(console, event, epochs)
+            elif isinstance(event, RunResult):
+                _show_result(console, event)
+            else:
+                speed = bar.tasks[task].speed
+                bar.update(
+                    task,
+                    completed=event.examples_seen,
+                    description=f"epoch {event.epoch}/{epochs}  update {event.updates:,}  "
+                    f"loss {event.loss:.4f}  accuracy {event.accuracy:.2%}",
+                    rate=f"{speed:,.0f} examples/s" if speed else "",
+                )
+    assert isinstance(event, RunResult)  # noqa: S101 - the last event always is
+    return event
+
+
+def _show_start(console: Console, start: "RunStart") -> None:
+    config, where = start.config, start.environment
+    sizes = "-".join(map(str, config.model.layer_sizes))
+    examples = ", ".join(f"{count:,} {name}" for name, count in start.examples.items())
+    console.print(f"data      {start.dataset}: {examples} examples")
+    console.print(f"network   {sizes}, {start.parameters:,} parameters, {config.model.activation}")
+    threads = where["threads"]
+    console.print(
+        f"training  {config.optimizer.name}, batch size {config.train.batch_size}, "
+        f"{where['backward']}, {where['device']}, {threads} thread{'s' * (threads > 1)}"
+    )
+    if start.run_dir:
+        console.print(f"run       {start.run_dir}")
+
+
+def _show_epoch(console: Console, row: "EpochResult", epochs: int) -> None:
+    parts = [
+        f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}" if row.epoch else "untrained",
+        f"loss {row.train_loss:.4f}" + ("" if row.epoch else f" (ln 10 = {math.log(10):.4f})"),
+        f"accuracy {row.train_accuracy:.2%}",
+    ]
+    if row.validation_accuracy is not None:
+        parts.append(f"validation {row.validation_accuracy:.2%}")
+    if row.test_accuracy is not None:
+        parts.append(f"test {row.test_accuracy:.2%}")
+    if row.epoch:
+        parts.append(f"{row.seconds:.1f} s")
+    console.print("  ".join(parts))
+
+
+def _show_result(console: Console, result: "RunResult") -> None:
+    console.print(
+        f"{result.examples_seen:,} forward and backward passes in {result.updates:,} updates, "
+        f"{result.seconds:.1f} s"
+    )
+    console.print(
+        f"{result.dataset} test accuracy {result.test_accuracy:.2%}, loss {result.test_loss:.4f}"
+    )
+    saved = f"saved in {result.run_dir}" if result.run_dir else "dry run: all well, nothing kept"
+    console.print(saved)
+
+
+def show_evaluation(console: Console, evaluation: "Evaluation") -> None:
+    """Loss and accuracy, then a row a digit, then the confusion matrix."""
+    console.print(
+        f"{evaluation.examples:,} examples  loss {evaluation.loss:.4f}  "
+        f"accuracy {evaluation.accuracy:.2%}"
+    )
+    scores = Table("digit", "precision", "recall", "F1", "support", box=box.SIMPLE)
+    for row in evaluation.per_class:
+        values = (f"{value:.2%}" for value in (row.precision, row.recall, row.f1))
+        scores.add_row(str(row.digit), *values, f"{row.support:,}")
+    matrix = Table("true", *map(str, range(10)), box=box.SIMPLE)
+    for digit, counts in enumerate(evaluation.confusion_matrix):
+        cells = (
+            Text(str(n) if n else "·", "bold" if k == digit else "") for k, n in enumerate(counts)
+        )
+        matrix.add_row(str(digit), *cells)
+    for table in (scores, matrix):
+        for column in table.columns:
+            column.justify = "right"
+    console.print(scores)
+    console.print("confusion matrix: true digits in rows, what they were read as in columns")
+    console.print(matrix)
+
+
+STEPS = {
+    1: "Step 1: input as a vector",
+    2: "Step 2: layer computation",
+    3: "Step 3: stacking layers",
+    4: "Step 4: output as probabilities",
+    5: "Step 5: measuring error",
+    6: "Step 6: computing gradients",
+    7: "Step 7: updating weights",
+    8: "Step 8: repeat",
+    None: "The numbers of GPT-3",
+}
+
+
+def show_claims(console: Console, claims: list["Claim"]) -> None:
+    """A table of each step: what the lesson says, what is computed, and why they differ."""
+    for step, title in STEPS.items():
+        table = Table(box=box.SIMPLE, title=title, title_justify="left", expand=True)
+        table.add_column("claim", ratio=5)
+        table.add_column("the lesson", ratio=4)
+        table.add_column("computed", ratio=6)
+        table.add_column("verdict", width=7)
+        table.add_column("ok", width=3)
+        for claim in claims:
+            if claim.step == step:
+                note = f"\n({claim.note})" if claim.note else ""
+                ok = "yes" if claim.ok else "NO"
+                table.add_row(claim.claim, claim.lesson, claim.computed + note, claim.verdict, ok)
+        console.print(table, soft_wrap=False)
+    verdicts = Counter(claim.verdict for claim in claims)
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
+    console.print(f"{sum(claim.ok for claim in claims)} of {len(claims)} rows ok: {counts}")
+
+
+SHADES = " ░▒▓█"
+
+
+def show_trace(console: Console, trace: "Trace") -> None:
+    """The eight steps as a person reads them: a few values of each array, and its size."""
+
+    def heading(step: int | str, text: str) -> None:
+        console.print(f"\nStep {step}: {text}")
+
+    heading(1, "the image as a vector x of 784 numbers")
+    for row in trace.input.view(28, 28).tolist():
+        console.print("".join(2 * SHADES[round(4 * pixel)] for pixel in row).rstrip())
+    lit = int((trace.input > 0).sum())
+    console.print(f"x = {_values(trace.input)}  {lit} of 784 are not 0")
+
+    heading("2-3", "z = W·a + b, a = activation(z), layer after layer")
+    for layer in trace.layers:
+        console.print(f"{layer.name}  z ({len(layer.z)}) = {_values(layer.z)}")
+        if layer is not trace.layers[-1]:
+            fired = int((layer.a > 0).sum())
+            console.print(f"{'':{len(layer.name)}}  a ({len(layer.a)}) = {_values(layer.a)}")
+            console.print(f"{'':{len(layer.name)}}  {fired} of {len(layer.a)} neurons fired")
+
+    heading(4, "p = softmax(logits)")
+    for digit, (logit, p) in enumerate(zip(trace.logits, trace.probabilities, strict=True)):
+        true = "  <- the true label" if digit == trace.label else ""
+        bar = "█" * round(30 * float(p))
+        console.print(f"{digit}  logit {float(logit):8.4f}  p {float(p):.4f}  {bar}{true}")
+
+    heading(5, f"loss = −log p[{trace.label}]")
+    console.print(f"−log {float(trace.probabilities[trace.label]):.6f} = {trace.loss:.6f}")
+
+    heading(6, "the chain rule, from the loss back to W₁")
+    for factor in trace.factors:
+        shape = " × ".join(map(str, factor.value.shape))
+        console.print(f"{factor.name:12} ({shape}) {factor.meaning}")
+        console.print(f"{'':12} norm {float(factor.value.norm()):.4g}, {_values(factor.value)}")
+    for name, gradient in trace.gradients.items():
+        shape = " × ".join(map(str, gradient.shape))
+        console.print(f"∂L/∂({name})  ({shape})  norm {float(gradient.norm()):.4g}")
+
+    heading(7, f"W ← W − {trace.learning_rate:g} × ∂L/∂W, b likewise")
+    squared = sum(float(gradient.square().sum()) for gradient in trace.gradients.values())
+    console.print(
+        f"to first order the loss falls by learning_rate × ‖gradient‖² = "
+        f"{trace.learning_rate * squared:.4g}"
+    )
+
+    heading(8, "once more, after the update")
+    console.print(f"loss {trace.loss:.6f} before, {trace.loss_after:.6f} after")
+
+
+def _values(tensor: "Tensor", most: int = 5) -> str:
+    """The first values of an array."""
+    flat = tensor.flatten()
+    shown = " ".join(f"{value:.3g}" for value in flat[:most].tolist())
+    return f"[{shown}{' ...' if len(flat) > most else ''}]"
