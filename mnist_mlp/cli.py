@@ -78,7 +78,9 @@ def _print_version(wanted: bool) -> None:
 def program(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print it."),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     """Options of the program itself."""
@@ -204,9 +206,7 @@ def check_the_lesson(
         from mnist_mlp.lesson import check_lesson
         from mnist_mlp.run import cpu_threads
 
-        mnist = load_config(
-            "mnist", () if root is None else (f"data.root={json.dumps(root)}",)
-        ).data
+        mnist = _load("mnist", None, root).data
         data = load_dataset("mnist" if has_mnist(mnist.root) else "digits", mnist.root)
         with cpu_threads(1):  # its products are small
             claims = list(check_lesson(data))
