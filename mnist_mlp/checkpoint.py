@@ -7,7 +7,7 @@ shapes, types and values were checked; then the network is built.
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,9 @@ class Checkpoint:
     epoch: int
     update: int
     metrics: dict[str, Any]
+    environment: dict[str, Any]
+    training: dict[str, Tensor]
+    progress: dict[str, Any]
 
 
 def save_checkpoint(
@@ -53,14 +56,28 @@ def save_checkpoint(
     update: int,
     metrics: dict[str, Any],
     environment: dict[str, Any],
+    training: Mapping[str, Tensor],
+    progress: dict[str, Any],
 ) -> None:
     """Write a checkpoint, whole or not at all.
+
+    Args:
+        path: Replaced if it is there.
+        model: What `eval`, `predict` and exports will use.
+        config: Of the run.
+        epoch: Whole epochs done.
+        update: Updates done.
+        metrics: The newest row of metrics.jsonl.
+        environment: What the numbers depend on besides the config.
+        training: Tensors that only training needs, by name; the file's names are prefixed.
+        progress: What else training needs, in JSON's types.
 
     Raises:
         DivergedError: A weight is not finite; nothing is written.
         OSError: It cannot be written; what was at path is still there.
     """
-    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    named = model.state_dict() | {TRAINING_PREFIX + name: t for name, t in training.items()}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in named.items()}
     if bad := _not_finite(tensors):
         raise DivergedError(f"{bad} is not finite after update {update}: not saved")
     metadata = {
@@ -70,6 +87,7 @@ def save_checkpoint(
         "update": str(update),
         "metrics": json.dumps(metrics),
         "environment": json.dumps(environment),
+        "progress": json.dumps(progress),
         "content_sha256": _ZEROS,
     }
     content = safetensors.torch.save(tensors, metadata)
@@ -102,14 +120,22 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             raise refuse(f"its format version is not {FORMAT_VERSION}")
         config = Config.model_validate_json(metadata["config"])
         epoch, update = int(metadata["epoch"]), int(metadata["update"])
-        metrics = json.loads(metadata["metrics"])
+        metrics, environment, progress = (
+            dict(json.loads(metadata[key])) for key in ("metrics", "environment", "progress")
+        )
         tensors = safetensors.torch.load(content)
     except (KeyError, TypeError, ValueError, RecursionError, safetensors.SafetensorError) as error:
         raise refuse(f"damaged ({type(error).__name__})") from None
 
     model = build_mlp(config.model.layer_sizes, config.model.activation, seed=0)
     expected = model.state_dict()
-    tensors = {n: t for n, t in tensors.items() if not n.startswith(TRAINING_PREFIX)}
+    if bad := _not_finite(tensors):
+        raise refuse(f"{bad} holds a number that is not finite")
+    training = {
+        name.removeprefix(TRAINING_PREFIX): tensors.pop(name)
+        for name in list(tensors)
+        if name.startswith(TRAINING_PREFIX)
+    }
     if tensors.keys() != expected.keys():
         odd = sorted(tensors.keys() ^ expected.keys())[0]
         raise refuse(f"its tensors are not those of its config's network (see {odd})")
@@ -120,10 +146,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
                 f"{name} is {tuple(tensor.shape)} of {tensor.dtype}, "
                 f"where its config's network has {tuple(wanted.shape)} of {wanted.dtype}"
             )
-    if bad := _not_finite(tensors):
-        raise refuse(f"{bad} holds a number that is not finite")
     model.load_state_dict(tensors)
-    return Checkpoint(path, config, model, epoch, update, metrics)
+    return Checkpoint(path, config, model, epoch, update, metrics, environment, training, progress)
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -146,12 +170,13 @@ def find_checkpoint(path: Path) -> Path:
 def list_checkpoints(run_dir: Path) -> list[Path]:
     """The checkpoints of a run directory, oldest first."""
     found = (run_dir / "checkpoints").glob("*.safetensors")
-    return sorted(found, key=lambda path: (len(path.name), path.name))
+    return sorted(found, key=lambda path: [int(n) for n in re.findall(r"\d+", path.name)])
 
 
-def checkpoint_path(run_dir: Path, epoch: int) -> Path:
-    """Where the checkpoint of an epoch lies."""
-    return run_dir / "checkpoints" / f"epoch-{epoch:03d}.safetensors"
+def checkpoint_path(run_dir: Path, epoch: int, update: int | None = None) -> Path:
+    """Where the checkpoint of a whole epoch lies, or of an update in the epoch after it."""
+    within = "" if update is None else f"-update-{update}"
+    return run_dir / "checkpoints" / f"epoch-{epoch:03d}{within}.safetensors"
 
 
 def weights_sha256(model: nn.Module) -> str:

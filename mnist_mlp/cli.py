@@ -7,8 +7,11 @@ quick. What people read goes to stdout, or to stderr where stdout is kept for `-
 import json
 import math
 import os
+import signal
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -23,7 +26,13 @@ from mnist_mlp.config import (
     bundled_configs,
     load_config,
 )
-from mnist_mlp.errors import FILE_SYSTEM_EXIT_CODE, CheckFailedError, MnistMlpError, UsageError
+from mnist_mlp.errors import (
+    FILE_SYSTEM_EXIT_CODE,
+    CheckFailedError,
+    MnistMlpError,
+    StoppedError,
+    UsageError,
+)
 from mnist_mlp.render import (
     close_stdout,
     open_console,
@@ -88,12 +97,18 @@ def program(
 
 @app.command()
 def train(
-    config: ConfigOption,
+    config: Annotated[
+        str | None, typer.Option("--config", help="A YAML file, or a bundled config's bare name.")
+    ] = None,
     overrides: Overrides = None,
     device: DeviceOption = None,
     root: RootOption = None,
     run_dir: Annotated[
         Path | None, typer.Option(help="Where to record it. Default: a new runs/<config>-NNN.")
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option("--resume", metavar="RUN", help="Go on with a run; 'latest': the newest."),
     ] = None,
     dry_run: Annotated[
         bool,
@@ -103,12 +118,24 @@ def train(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Train a network as a config says."""
+    """Train a network as a config says, or go on with a run that was stopped."""
+    if resume is not None and (run_dir or dry_run):
+        raise UsageError("--resume goes on in its own run: leave out --run-dir and --dry-run")
+    if resume == "latest":
+        from mnist_mlp.run import newest_run
+
+        resume = str(newest_run())
+    if resume is not None:
+        run_dir = Path(resume)
+        config = config or str(run_dir / "config.yaml")
+    if config is None:
+        raise UsageError("name a --config, or a run to --resume")
     loaded = _load(config, overrides, root, device)
-    with open_console(json_, quiet) as console:
+    with open_console(json_, quiet) as console, _stop_signals() as stop:
         from mnist_mlp.run import run_events
 
-        result = show_run(console, run_events(loaded, run_dir, dry_run=dry_run))
+        events = run_events(loaded, run_dir, dry_run=dry_run, resume=bool(resume), stop=stop)
+        result = show_run(console, events)
     if json_:
         _print_json(result.to_json())
 
@@ -364,6 +391,37 @@ def main() -> NoReturn:
             1,
         )
     sys.exit(code)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], int | None]]:
+    """Note the first SIGINT or SIGTERM, for training to save and end; the second ends at once.
+
+    Gives what tells the noted signal's number. It is asked first once training has begun; until
+    then there is nothing to save, and a signal ends the program where it is.
+    """
+    noted: list[int] = []
+    asked = False
+
+    def note(number: int, _frame: object) -> None:
+        if noted:
+            os._exit(128 + number)
+        noted.append(number)
+        if not asked:
+            name = signal.Signals(number).name
+            raise StoppedError(f"stopped by {name} before the first update", number)
+
+    def stop() -> int | None:
+        nonlocal asked
+        asked = True
+        return noted[0] if noted else None
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _fail(message: str, code: int) -> int:

@@ -211,6 +211,15 @@ class Config(Section):
             width=100,
         )
 
+    def flat(self) -> dict[str, Any]:
+        """Every value by its dotted key."""
+        values = self.model_dump(mode="json")
+        return {
+            f"{key}.{leaf}" if leaf else key: x
+            for key, value in values.items()
+            for leaf, x in (value.items() if isinstance(value, dict) else [("", value)])
+        }
+
     def ignored_settings(self) -> list[str]:
         """The keys that were changed from their default and that this config does not use."""
         optimizer, schedule = self.optimizer.name, self.schedule.name

@@ -48,5 +48,19 @@ class DeviceError(MnistMlpError):
     exit_code = 7
 
 
+class RunInUseError(MnistMlpError):
+    """A run directory that another process is training in."""
+
+    exit_code = 8
+
+
+class StoppedError(MnistMlpError):
+    """A run stopped by a signal, saved where there was something to save."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
 FILE_SYSTEM_EXIT_CODE = 5
 """The exit code of an `OSError`, which needs no class of ours: it names its file itself."""

@@ -3,9 +3,11 @@
 That line is `torch.optim.SGD`. Momentum, Adam, AdamW and the schedules are torch.optim's too.
 """
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, StepLR
 
@@ -63,3 +65,49 @@ def build_schedule(
             cycle_momentum=False,  # momentum stays what the config says
         )
     return None
+
+
+def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """What an optimizer remembers, by `<parameter>.<what>`: moments, momentum, step counts."""
+    return {
+        f"{name}.{key}": value
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state[parameter].items()
+        if isinstance(value, Tensor)
+    }
+
+
+def restore_optimizer(optimizer: Optimizer, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put back what `optimizer_state` gave.
+
+    Raises:
+        ValueError: A name or a shape is not one that this optimizer has for this model.
+    """
+    remembered = {
+        "SGD": ["momentum_buffer"] if optimizer.defaults.get("momentum") else [],
+        "Adam": ["step", "exp_avg", "exp_avg_sq"],
+        "AdamW": ["step", "exp_avg", "exp_avg_sq"],
+    }[type(optimizer).__name__]
+    left = dict(state)
+    for name, parameter in model.named_parameters():
+        for key in remembered:
+            value = left.pop(f"{name}.{key}", None)
+            shape = torch.Size() if key == "step" else parameter.shape
+            if value is None or value.shape != shape or value.dtype != torch.float32:
+                raise ValueError(f"{name}.{key}")
+            device = "cpu" if key == "step" else parameter.device
+            optimizer.state[parameter][key] = value.to(device)
+    if left:
+        raise ValueError(next(iter(left)))
+
+
+def advance(schedule: LRScheduler | None, updates: int) -> None:
+    """Bring a fresh schedule, and so its optimizer's learning rate, to where it is after updates.
+
+    Every schedule here is a function of the number of updates, reached by the same steps.
+    """
+    if schedule:
+        with warnings.catch_warnings():  # that no update was made here is the point
+            warnings.filterwarnings("ignore", message="Detected call of .lr_scheduler")
+            for _ in range(updates):
+                schedule.step()

@@ -99,7 +99,8 @@ def _show_start(console: Console, start: "RunStart") -> None:
         f"{where['backward']}, {where['device']}, {threads} thread{'s' * (threads > 1)}"
     )
     if start.run_dir:
-        console.print(f"run       {start.run_dir}")
+        resumed = "" if start.resumed_at is None else f", resumed after update {start.resumed_at:,}"
+        console.print(f"run       {start.run_dir}{resumed}")
 
 
 def _show_epoch(console: Console, row: "EpochResult", epochs: int) -> None:

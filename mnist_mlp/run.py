@@ -5,37 +5,57 @@ A run directory holds `config.yaml` (resolved; it can be trained from again), `e
 """
 
 import json
+import logging
 import math
 import os
 import platform
 import re
+import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import nn
 
 from mnist_mlp.backprop import Backward, autograd, chain_rule, is_linear_relu_stack
 from mnist_mlp.checkpoint import (
+    Checkpoint,
     checkpoint_path,
     list_checkpoints,
+    load_checkpoint,
     save_checkpoint,
     weights_sha256,
 )
 from mnist_mlp.config import Config
 from mnist_mlp.data import Dataset, Split, load_dataset
-from mnist_mlp.errors import CheckpointError, DeviceError, DivergedError, UsageError
+from mnist_mlp.errors import (
+    CheckpointError,
+    DeviceError,
+    DivergedError,
+    RunInUseError,
+    StoppedError,
+    UsageError,
+)
 from mnist_mlp.files import write_atomically
 from mnist_mlp.model import build_mlp, count_parameters
-from mnist_mlp.optimizer import build_optimizer, build_schedule
+from mnist_mlp.optimizer import (
+    advance,
+    build_optimizer,
+    build_schedule,
+    optimizer_state,
+    restore_optimizer,
+)
 from mnist_mlp.train import EpochResult, Progress, fit
+
+log = logging.getLogger(__name__)
 
 RUNS = Path("runs")
 """Where run directories are made and looked for, below the current folder."""
@@ -52,6 +72,7 @@ class RunStart:
     examples: dict[str, int]
     parameters: int
     environment: dict[str, Any]
+    resumed_at: int | None
 
 
 @dataclass(frozen=True)
@@ -100,14 +121,25 @@ def train_model(config: Config, run_dir: str | Path | None = None) -> RunResult:
 
 
 def run_events(
-    config: Config, run_dir: str | Path | None = None, *, dry_run: bool = False
+    config: Config,
+    run_dir: str | Path | None = None,
+    *,
+    dry_run: bool = False,
+    resume: bool = False,
+    stop: Callable[[], int | None] = lambda: None,
 ) -> Generator[RunEvent, None, None]:
     """`train_model`, told as it happens: a `RunStart`, what `fit` yields, a `RunResult`.
 
-    With dry_run, everything is done on two batches, in a folder that is removed again.
+    Args:
+        config: What to do; to resume, that of the run but for what `RESUMABLE` names.
+        run_dir: Where it is recorded; to resume, the run.
+        dry_run: Do everything on two batches, in a folder that is removed again.
+        resume: Go on from the newest good checkpoint, or from the start where there is none.
+        stop: Asked between updates, a few times a second, for the number of a signal that wants
+            the run to save and end.
     """
     device = resolve_device(config.device)
-    if run_dir is not None:
+    if run_dir is not None and not resume:
         _refuse_used(Path(run_dir))
     with cpu_threads(config.threads):
         data = load_config_dataset(config).to(device)
@@ -117,120 +149,266 @@ def run_events(
             config = config.model_copy(
                 update={"train": config.train.model_copy(update={"epochs": 1})}
             )
-        with _directory(config.name, run_dir, dry_run) as directory:
-            yield from _record(config, data, directory, None if dry_run else directory)
+        with _directory(config.name, run_dir, dry_run) as directory, _lock(directory):
+            if not resume and run_dir is not None:
+                _refuse_used(directory)  # another start may have been faster
+            checkpoint = newest_good_checkpoint(directory) if resume else None
+            run = _Run(config, data, directory, None if dry_run else directory)
+            yield from run.events(checkpoint, stop)
 
 
-def _record(
-    config: Config, data: Dataset, directory: Path, reported: Path | None
-) -> Generator[RunEvent, None, None]:
-    """Train, and put into the directory what happens; `reported` is the directory's public name."""
-    device = data.train.images.device
-    model = build_mlp(config.model.layer_sizes, config.model.activation, config.seed).to(device)
-    parameters = sum(layer.parameters for layer in count_parameters(model))
-    backward_name, backward = _choose_backward(config.train.backward, model)
-    environment = describe_environment(config.seed, device) | {"backward": backward_name}
-    write_atomically(directory / "environment.json", _json(environment))
-    write_atomically(directory / "config.yaml", config.to_yaml().encode())
-    write_atomically(directory / "metrics.jsonl", b"")
-    (directory / "checkpoints").mkdir(exist_ok=True)
-    yield RunStart(
-        run_dir=reported,
-        config=config,
-        dataset=data.name,
-        examples={
-            name: len(split.labels)
-            for name in ("train", "validation", "test")
-            if (split := getattr(data, name))
-        },
-        parameters=parameters,
-        environment=environment,
-    )
+class _Run:
+    """A run at work: the network and what trains it, and the directory that records it."""
 
-    rows: list[EpochResult] = []
-    started = saved = time.monotonic()
-    try:
-        for event in _fit(config, model, data, backward):
-            if isinstance(event, EpochResult):
-                rows.append(event)
-                with (directory / "metrics.jsonl").open("ab") as file:
-                    file.write(_json(asdict(event)))
-                last = event.epoch == config.train.epochs
-                if last or (event.epoch and event.epoch % config.checkpoint.every_epochs == 0):
-                    _save(directory, model, config, event, environment)
-                    saved = time.monotonic()
-            yield event
-            if len(rows) == 1 and event is rows[0]:
-                started = time.monotonic()
-    except DivergedError as error:
-        good = list_checkpoints(directory) if reported else []
-        newest = f"the last good checkpoint is {good[-1]}" if good else "nothing was saved"
-        raise DivergedError(f"{error}; {newest}") from None
-    untrained, final = rows[0], rows[-1]
-    yield RunResult(
-        run_dir=reported,
-        dataset=data.name,
-        epochs=final.epoch,
-        updates=final.updates,
-        examples_seen=final.examples_seen,
-        initial_loss=untrained.train_loss,
-        train_loss=final.train_loss,
-        validation_accuracy=final.validation_accuracy,
-        test_loss=final.test_loss,
-        test_accuracy=final.test_accuracy,
-        seconds=saved - started,
-        parameters=parameters,
-        weights_sha256=weights_sha256(model),
-        model=model,
-    )
-
-
-def _fit(
-    config: Config, model: nn.Sequential, data: Dataset, backward: Backward
-) -> Iterator[Progress | EpochResult]:
-    """`fit`, with what the config says."""
-    train, schedule = config.train, config.schedule
-    updates_an_epoch = math.ceil(len(data.train.labels) / train.batch_size)
-    optimizer = build_optimizer(model.parameters(), **config.optimizer.model_dump())
-    return fit(
-        model,
-        data,
-        optimizer,
-        epochs=train.epochs,
-        batch_size=train.batch_size,
-        seed=config.seed,
-        schedule=build_schedule(
-            optimizer,
+    def __init__(
+        self, config: Config, data: Dataset, directory: Path, reported: Path | None
+    ) -> None:
+        train, schedule = config.train, config.schedule
+        self.config, self.data = config, data
+        self.directory, self.reported = directory, reported
+        device = data.train.images.device
+        sizes, activation = config.model.layer_sizes, config.model.activation
+        self.model = build_mlp(sizes, activation, config.seed).to(device)
+        self.batches = math.ceil(len(data.train.labels) / train.batch_size)
+        self.optimizer = build_optimizer(self.model.parameters(), **config.optimizer.model_dump())
+        self.schedule = build_schedule(
+            self.optimizer,
             schedule.name,
-            updates=train.epochs * updates_an_epoch,
-            step_updates=schedule.step_epochs * updates_an_epoch,
+            updates=train.epochs * self.batches,
+            step_updates=schedule.step_epochs * self.batches,
             gamma=schedule.gamma,
             warmup_fraction=schedule.warmup_fraction,
-        ),
-        backward=backward,
-        test_each_epoch=train.test_each_epoch,
-    )
+        )
+        backward_name, self.backward = _choose_backward(train.backward, self.model)
+        self.environment = describe_environment(config.seed, device) | {"backward": backward_name}
+
+    def events(
+        self, checkpoint: Checkpoint | None, stop: Callable[[], int | None]
+    ) -> Generator[RunEvent, None, None]:
+        """Train from the checkpoint or from the start, and put into the directory what happens."""
+        config, data, directory = self.config, self.data, self.directory
+        position, rows, before = self._restore(checkpoint) if checkpoint else (None, [], 0.0)
+        write_atomically(directory / "environment.json", _json(self.environment))
+        write_atomically(directory / "config.yaml", config.to_yaml().encode())
+        write_atomically(directory / "metrics.jsonl", b"".join(_json(asdict(row)) for row in rows))
+        (directory / "checkpoints").mkdir(exist_ok=True)
+        parameters = sum(layer.parameters for layer in count_parameters(self.model))
+        yield RunStart(
+            run_dir=self.reported,
+            config=config,
+            dataset=data.name,
+            examples={
+                name: len(split.labels)
+                for name in ("train", "validation", "test")
+                if (split := getattr(data, name))
+            },
+            parameters=parameters,
+            environment=self.environment,
+            resumed_at=checkpoint.update if checkpoint else None,
+        )
+
+        started = saved = time.monotonic()
+        try:
+            for event in fit(
+                self.model,
+                data,
+                self.optimizer,
+                epochs=config.train.epochs,
+                batch_size=config.train.batch_size,
+                seed=config.seed,
+                schedule=self.schedule,
+                backward=self.backward,
+                test_each_epoch=config.train.test_each_epoch,
+                resume=position,
+            ):
+                stopped = stop()
+                seconds = before + time.monotonic() - started
+                if isinstance(event, EpochResult):
+                    row = replace(event, seconds=before + event.seconds) if event.epoch else event
+                    rows.append(row)
+                    with (directory / "metrics.jsonl").open("ab") as file:
+                        file.write(_json(asdict(row)))
+                    last = event.epoch == config.train.epochs
+                    due = event.epoch and event.epoch % config.checkpoint.every_epochs == 0
+                    if last or due or (stopped and event.epoch):
+                        self._save(rows[-1], None, seconds)
+                        saved = time.monotonic()
+                    yield row
+                    if not event.epoch:
+                        started = time.monotonic()
+                    if stopped and not last:
+                        raise self._stopped(stopped, event.updates)
+                else:
+                    yield event
+                    if stopped and len(event.losses) < self.batches:
+                        self._save(rows[-1], event, seconds)
+                        raise self._stopped(stopped, event.updates)
+        except DivergedError as error:
+            good = list_checkpoints(directory) if self.reported else []
+            newest = f"the last good checkpoint is {good[-1]}" if good else "nothing was saved"
+            raise DivergedError(f"{error}; {newest}") from None
+        untrained, final = rows[0], rows[-1]
+        yield RunResult(
+            run_dir=self.reported,
+            dataset=data.name,
+            epochs=final.epoch,
+            updates=final.updates,
+            examples_seen=final.examples_seen,
+            initial_loss=untrained.train_loss,
+            train_loss=final.train_loss,
+            validation_accuracy=final.validation_accuracy,
+            test_loss=final.test_loss,
+            test_accuracy=final.test_accuracy,
+            seconds=before + saved - started,
+            parameters=parameters,
+            weights_sha256=weights_sha256(self.model),
+            model=self.model,
+        )
+
+    def _save(self, row: EpochResult, within: Progress | None, seconds: float) -> None:
+        """Write a checkpoint, at an epoch's end or within the next; then let go of old ones."""
+        update = within.updates if within else row.updates
+        save_checkpoint(
+            checkpoint_path(self.directory, row.epoch, update if within else None),
+            self.model,
+            self.config,
+            epoch=row.epoch,
+            update=update,
+            metrics=asdict(row),
+            environment=self.environment,
+            training={
+                **{
+                    f"optimizer.{name}": value
+                    for name, value in optimizer_state(self.optimizer, self.model).items()
+                },
+                **({"losses": within.losses} if within else {}),
+            },
+            progress={"correct": within.correct if within else 0, "seconds": seconds},
+        )
+        for old in list_checkpoints(self.directory)[: -self.config.checkpoint.keep]:
+            old.unlink()
+
+    def _restore(self, checkpoint: Checkpoint) -> tuple[Progress, list[EpochResult], float]:
+        """Put the run back to where a checkpoint was written: position, rows, seconds so far."""
+        _refuse_changes(checkpoint.config, self.config, checkpoint.epoch)
+        for what in _surroundings(checkpoint.environment, self.environment):
+            log.warning("resuming, but not bit for bit: %s", what)
+        self.model.load_state_dict(checkpoint.model.state_dict())
+        state = dict(checkpoint.training)
+        losses = state.pop("losses", torch.empty(0))
+        try:
+            restore_optimizer(
+                self.optimizer,
+                self.model,
+                {name.removeprefix("optimizer."): value for name, value in state.items()},
+            )
+            correct, seconds = int(checkpoint.progress["correct"]), checkpoint.progress["seconds"]
+            rows = _rows(self.directory, checkpoint.epoch) or [EpochResult(**checkpoint.metrics)]
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{checkpoint.path}: not to be resumed from: {error}") from None
+        advance(self.schedule, checkpoint.update)
+        position = Progress(
+            epoch=checkpoint.epoch + 1,
+            updates=checkpoint.update,
+            examples_seen=0,
+            loss=0.0,
+            accuracy=0.0,
+            losses=losses.to(self.data.train.images.device),
+            correct=correct,
+        )
+        return position, rows, float(seconds)
+
+    def _stopped(self, signal_number: int, update: int) -> StoppedError:
+        name = signal.Signals(signal_number).name
+        return StoppedError(
+            f"stopped by {name} after update {update}, and saved; "
+            f"go on with: mnist-mlp train --resume {self.reported}",
+            signal_number,
+        )
 
 
-def _save(
-    directory: Path,
-    model: nn.Sequential,
-    config: Config,
-    row: EpochResult,
-    environment: dict[str, Any],
-) -> None:
-    """Write a checkpoint; only then let go of the oldest ones."""
-    save_checkpoint(
-        checkpoint_path(directory, row.epoch),
-        model,
-        config,
-        epoch=row.epoch,
-        update=row.updates,
-        metrics=asdict(row),
-        environment=environment,
-    )
-    for old in list_checkpoints(directory)[: -config.checkpoint.keep]:
-        old.unlink()
+RESUMABLE = (
+    "name", "device", "threads", "train.epochs", "data.root", "data.mirrors",
+    "checkpoint.every_epochs", "checkpoint.keep",
+)  # fmt: skip
+"""What may change when a run is resumed; epochs only where no schedule is shaped by them."""
+
+
+def _refuse_changes(was: Config, now: Config, epochs_done: int) -> None:
+    old, new = was.flat(), now.flat()
+    shaped = now.schedule.name in ("cosine", "one_cycle")
+    for key, value in new.items():
+        if value != old[key] and (key not in RESUMABLE or (key == "train.epochs" and shaped)):
+            reason = f" (the {now.schedule.name} schedule is shaped by it)" if shaped else ""
+            raise UsageError(
+                f"{key}: {old[key]} in the run, {value} now; a run is resumed as it was begun"
+                f"{reason if key == 'train.epochs' else ''}"
+            )
+    if now.train.epochs < epochs_done:
+        raise UsageError(f"train.epochs: {now.train.epochs}, but {epochs_done} are done already")
+
+
+def _surroundings(was: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """What a run's bits depend on besides its config, where it has changed."""
+    for key in ("device", "device_name", "cpu_capability", "threads", "backward"):
+        if was.get(key) != now[key]:
+            yield f"{key} was {was.get(key)}, is {now[key]}"
+    torch_was, torch_is = was.get("versions", {}).get("torch"), now["versions"]["torch"]
+    if torch_was != torch_is:
+        yield f"torch was {torch_was}, is {torch_is}"
+
+
+def _rows(directory: Path, epochs: int) -> list[EpochResult]:
+    """The rows of metrics.jsonl up to an epoch; a torn last line and what follows are left out."""
+    rows: list[EpochResult] = []
+    try:
+        lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return rows
+    for line in lines:
+        try:
+            row = EpochResult(**json.loads(line))
+        except (TypeError, ValueError):
+            break
+        if row.epoch != len(rows) or row.epoch > epochs:
+            break
+        rows.append(row)
+    return rows if len(rows) == epochs + 1 else []
+
+
+def newest_good_checkpoint(run_dir: Path) -> Checkpoint | None:
+    """The newest checkpoint of a run that is whole; None where it has not saved any.
+
+    Raises:
+        CheckpointError: There are some, and all are damaged.
+    """
+    error = None
+    for path in reversed(list_checkpoints(run_dir)):
+        try:
+            return load_checkpoint(path)
+        except CheckpointError as damaged:
+            log.warning("%s", damaged)
+            error = damaged
+    if error:
+        raise error
+    return None
+
+
+@contextmanager
+def _lock(directory: Path) -> Iterator[None]:
+    """Keep other trainers out of a run directory, and sweep what a killed one left half-written.
+
+    The lock is the operating system's: it ends with its process, however that ends.
+    """
+    try:
+        with FileLock(directory / ".lock", blocking=False):
+            for left in [*directory.glob(".*.tmp"), *directory.glob("checkpoints/.*.tmp")]:
+                left.unlink()
+            yield
+    except Timeout:
+        raise RunInUseError(
+            f"{directory}: another process is training here; wait for it or choose another run"
+        ) from None
 
 
 def load_config_dataset(config: Config, root: str | None = None) -> Dataset:
@@ -317,7 +495,6 @@ def _directory(name: str, run_dir: str | Path | None, dry_run: bool) -> Iterator
         with tempfile.TemporaryDirectory(prefix="mnist-mlp-") as scratch:
             yield Path(scratch)
     elif run_dir is not None:
-        _refuse_used(Path(run_dir))
         Path(run_dir).mkdir(parents=True, exist_ok=True)
         yield Path(run_dir)
     else:
@@ -350,7 +527,8 @@ def _refuse_used(run_dir: Path) -> None:
             f"{run_dir}: already holds a checkpoint; choose another --run-dir, "
             f"or continue that run with --resume {run_dir}"
         )
-    if any(run_dir.iterdir()) and not (run_dir / "environment.json").exists():
+    names = {path.name for path in run_dir.iterdir()} - {".lock"}
+    if names and "environment.json" not in names:
         raise UsageError(f"{run_dir}: holds files that are no run's; choose another --run-dir")
 
 

@@ -24,13 +24,19 @@ PROGRESS_S = 0.2
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a running epoch is."""
+    """Where a running epoch is; with the model and the optimizer, enough to go on from there.
+
+    `losses` holds the mean loss of each of the epoch's batches so far, `correct` counts its
+    examples so far that were read right.
+    """
 
     epoch: int
     updates: int
     examples_seen: int
     loss: float
     accuracy: float
+    losses: Tensor
+    correct: int
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ def fit(
     schedule: LRScheduler | None = None,
     backward: Backward | None = None,
     test_each_epoch: bool = True,
+    resume: Progress | None = None,
 ) -> Iterator[Progress | EpochResult]:
     """Train a model in place, yielding an `EpochResult` for epochs 0 (untrained) to `epochs`.
 
@@ -83,6 +90,8 @@ def fit(
         schedule: Stepped once an update.
         backward: Step 6; by default autograd.
         test_each_epoch: False: evaluate the test set once, after the last epoch.
+        resume: Go on after this position: the model, the optimizer and the schedule must be as
+            they were there. Row 0 is not yielded again.
 
     Raises:
         DivergedError: A loss or a weight was not finite; names the first such update.
@@ -115,18 +124,25 @@ def fit(
             seconds=time.monotonic() - started if epoch else 0.0,
         )
 
-    untrained = evaluate_model(model, *data.train)
-    yield result(0, untrained.loss, untrained.accuracy, _learning_rate(optimizer))
+    if resume is None:
+        untrained = evaluate_model(model, *data.train)
+        yield result(0, untrained.loss, untrained.accuracy, _learning_rate(optimizer))
 
     started = reported = time.monotonic()
     model.train()
-    for epoch in range(1, epochs + 1):
+    for epoch in range(resume.epoch if resume else 1, epochs + 1):
         order = epoch_order(examples, seed, epoch).to(images.device)  # (N,)
         targets = labels[order]
-        rate = 0.0
-        for batch, (index, y, prediction) in enumerate(
-            zip(*(torch.split(t, batch_size) for t in (order, targets, predictions)), strict=True)
-        ):
+        split = (torch.split(t, batch_size) for t in (order, targets, predictions))
+        steps = list(zip(*split, strict=True))
+        before = seen_before = correct_before = 0
+        if resume and resume.epoch == epoch:
+            before, correct_before = len(resume.losses), resume.correct
+            seen_before = before * batch_size  # never the ragged last batch
+            losses[:before] = resume.losses
+        rate = _learning_rate(optimizer)
+        for batch in range(before, batches):
+            index, y, prediction = steps[batch]
             loss, logits = backward(images[index], y)  # Steps 2-6: (B, 784), (B,) -> (), (B, 10)
             rate = _learning_rate(optimizer)
             optimizer.step()  # Step 7
@@ -139,12 +155,16 @@ def fit(
             if last or time.monotonic() - reported > PROGRESS_S:
                 done, seen = batch + 1, min((batch + 1) * batch_size, examples)
                 _check_losses(losses[:done], (epoch - 1) * batches, epoch, optimizer)
+                right = predictions[seen_before:seen] == targets[seen_before:seen]
+                correct = correct_before + int(right.sum())
                 running = Progress(
                     epoch=epoch,
                     updates=(epoch - 1) * batches + done,
                     examples_seen=(epoch - 1) * examples + seen,
                     loss=_mean_loss(losses[:done], batch_size, seen),
-                    accuracy=int((predictions[:seen] == targets[:seen]).sum()) / seen,
+                    accuracy=correct / seen,
+                    losses=losses[:done],
+                    correct=correct,
                 )
                 yield running
                 reported = time.monotonic()

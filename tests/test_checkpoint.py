@@ -29,7 +29,15 @@ def saved(path: str = "c.safetensors", bias: torch.Tensor | None = None) -> Path
     if bias is not None:
         model.load_state_dict({"layer1.bias": bias}, strict=False)
     save_checkpoint(
-        Path(path), model, CONFIG, epoch=2, update=30, metrics={"epoch": 2}, environment={}
+        Path(path),
+        model,
+        CONFIG,
+        epoch=2,
+        update=30,
+        metrics={"epoch": 2},
+        environment={},
+        training={"optimizer.layer1.bias.momentum_buffer": torch.ones(4)},
+        progress={"correct": 3},
     )
     return Path(path)
 
@@ -53,6 +61,8 @@ def test_round_trip() -> None:
     checkpoint = load_checkpoint(path)
     assert (checkpoint.epoch, checkpoint.update, checkpoint.metrics) == (2, 30, {"epoch": 2})
     assert checkpoint.config == CONFIG
+    assert checkpoint.progress == {"correct": 3}
+    assert checkpoint.training["optimizer.layer1.bias.momentum_buffer"].tolist() == [1, 1, 1, 1]
     expected = build_mlp(CONFIG.model.layer_sizes, seed=1).state_dict()
     for name, tensor in checkpoint.model.state_dict().items():
         assert torch.equal(tensor, expected[name])
@@ -63,6 +73,7 @@ def test_any_safetensors_reader_reads_it_and_the_digest_is_of_the_file() -> None
     with safe_open(path, "pt") as file:
         assert set(file.keys()) == {
             "layer1.weight", "layer1.bias", "layer2.weight", "layer2.bias",
+            "train.optimizer.layer1.bias.momentum_buffer",
         }  # fmt: skip
         metadata = file.metadata()
     assert metadata["format_version"] == "1"
@@ -142,7 +153,7 @@ def test_wrong_metadata_is_refused_though_the_digest_is_right(
     assert reason in str(error.value)
 
 
-@pytest.mark.parametrize("missing", ["format_version", "config", "epoch", "metrics"])
+@pytest.mark.parametrize("missing", ["format_version", "config", "epoch", "metrics", "progress"])
 def test_missing_metadata_is_refused(missing: str) -> None:
     path = saved()
     header, body = header_of(path.read_bytes())
@@ -186,7 +197,11 @@ def test_finding_checkpoints() -> None:
     for epoch in (2, 999, 1000):
         saved(str(checkpoint_path(run, epoch)))
     (run / "checkpoints" / ".epoch-1001.safetensors.x.tmp").touch()
-    assert [path.stem for path in list_checkpoints(run)] == ["epoch-002", "epoch-999", "epoch-1000"]
+    saved(str(checkpoint_path(run, 2, 35)))
+    saved(str(checkpoint_path(run, 2, 105)))
+    assert [path.stem for path in list_checkpoints(run)] == [
+        "epoch-002", "epoch-002-update-35", "epoch-002-update-105", "epoch-999", "epoch-1000",
+    ]  # fmt: skip
     assert load_checkpoint(run).path.stem == "epoch-1000"
 
 

@@ -248,7 +248,7 @@ MUTATIONS = [
     (7, "optimizer.py", RATE, RATE.replace("lr=", "lr=2 * ")),
     (7, "optimizer.py", "weight_decay=weight_decay,\n        )", "weight_decay=0.01,\n        )"),
     (8, "train.py", "optimizer.step()  # Step 7", "pass"),
-    (8, "train.py", "(order, targets, predictions)", "(order[1:], targets[1:], predictions[1:])"),
+    (8, "train.py", "for batch in range(before, batches)", "for batch in range(before, 1)"),
     (8, "train.py", "(model, *data.test) if", "(model, *data.train) if"),
     (8, "evaluate.py", "matrix.trace().item() / len(labels)", "matrix.trace().item() / 1000"),
 ]

@@ -38,7 +38,7 @@ def test_the_run_directory_records_the_run() -> None:
     run = Path("runs/digits-001")
     assert result.run_dir == run
     assert sorted(path.name for path in run.iterdir()) == [
-        "checkpoints", "config.yaml", "environment.json", "metrics.jsonl",
+        ".lock", "checkpoints", "config.yaml", "environment.json", "metrics.jsonl",
     ]  # fmt: skip
 
     assert load_config(run / "config.yaml", environment={}) == config

@@ -1,0 +1,238 @@
+"""A run that was stopped, killed or damaged goes on exactly where it was."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mnist_mlp import train
+from mnist_mlp.checkpoint import list_checkpoints, load_checkpoint
+from mnist_mlp.config import Config, load_config
+from mnist_mlp.errors import CheckpointError, RunInUseError, StoppedError, UsageError
+from mnist_mlp.run import RunResult, run_events, train_model
+from tests.conftest import Outcome, program
+
+
+def digits(*overrides: str) -> Config:
+    return load_config("digits", ["train.epochs=3", "train.batch_size=100", *overrides])
+
+
+def rows(run_dir: Path) -> list[dict[str, float]]:
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) | {"seconds": 0} for line in lines]
+
+
+def resumed(config: Config, run_dir: str) -> RunResult:
+    *_, result = run_events(config, run_dir, resume=True)
+    assert isinstance(result, RunResult)
+    return result
+
+
+def stopped_after(asked: int, config: Config, run_dir: str, resume: bool = False) -> None:
+    """Run until it has asked so often whether to stop: once for each event."""
+    count = 0
+
+    def stop() -> int | None:
+        nonlocal count
+        count += 1
+        return signal.SIGTERM if count > asked else None
+
+    with pytest.raises(StoppedError, match=rf"--resume {run_dir}") as error:
+        list(run_events(config, run_dir, resume=resume, stop=stop))
+    assert error.value.exit_code == 143
+
+
+@pytest.mark.parametrize("backward", ["chain_rule", "autograd"])
+@pytest.mark.parametrize("schedule", ["constant", "step", "cosine", "one_cycle"])
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov", "adam", "adamw"])
+def test_stopped_anywhere_and_resumed_is_bit_for_bit_the_same(
+    optimizer: str, schedule: str, backward: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "PROGRESS_S", 0)
+    overrides = {
+        "sgd": [],
+        "momentum": ["optimizer.momentum=0.9"],
+        "nesterov": ["optimizer.momentum=0.9", "optimizer.nesterov=true"],
+        "adam": ["optimizer.name=adam"],
+        "adamw": ["optimizer.name=adamw"],
+    }[optimizer]
+    config = digits(
+        f"schedule.name={schedule}", "schedule.step_epochs=1", f"train.backward={backward}",
+        "optimizer.learning_rate=0.01", "data.validation=137", *overrides,
+    )  # fmt: skip
+    whole = train_model(config, "whole")
+    # An epoch is 13 updates: in the first epoch, at an epoch's last update, in a later epoch.
+    stopped_after(random.Random(optimizer + schedule + backward).randrange(1, 13), config, "parts")
+    stopped_after(13, config, "parts", resume=True)
+    stopped_after(9, config, "parts", resume=True)
+    result = resumed(config, "parts")
+    assert result.weights_sha256 == whole.weights_sha256
+    assert rows(Path("parts")) == rows(Path("whole"))
+    assert (result.train_loss, result.updates) == (whole.train_loss, whole.updates)
+
+
+def test_a_finished_run_can_be_resumed_for_more_epochs() -> None:
+    longer = train_model(digits("train.epochs=5"), "longer")
+    short = train_model(digits(), "short")
+    assert resumed(digits(), "short").weights_sha256 == short.weights_sha256
+    assert resumed(digits("train.epochs=5"), "short").weights_sha256 == longer.weights_sha256
+    assert rows(Path("short")) == rows(Path("longer"))
+
+
+def test_a_run_without_a_checkpoint_starts_over() -> None:
+    events = run_events(digits(), "here")
+    next(events)
+    next(events)
+    events.close()
+    assert resumed(digits(), "here").weights_sha256 == train_model(digits()).weights_sha256
+
+
+def test_what_may_not_change_is_refused_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    train_model(digits(), "run")
+    for override, message in [
+        ("optimizer.learning_rate=0.2", "optimizer.learning_rate: 0.1 in the run, 0.2 now"),
+        ("seed=1", "seed: 0 in the run, 1 now"),
+        ("train.epochs=2", "train.epochs: 2, but 3 are done already"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            resumed(digits(override), "run")
+    train_model(digits("schedule.name=cosine"), "cosine")
+    with pytest.raises(UsageError, match=r"train.epochs: 3 in the run, 4 now.*cosine schedule"):
+        resumed(digits("schedule.name=cosine", "train.epochs=4"), "cosine")
+
+
+def test_other_surroundings_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    train_model(digits("threads=1"), "run")
+    resumed(digits("threads=2", "train.epochs=4"), "run")
+    assert caplog.messages == ["resuming, but not bit for bit: threads was 1, is 2"]
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    whole = train_model(digits(), "run")
+    newest = list_checkpoints(Path("run"))[-1]
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert resumed(digits(), "run").weights_sha256 == whole.weights_sha256
+    assert "epoch-003.safetensors: damaged" in caplog.messages[0]
+    assert load_checkpoint("run").epoch == 3
+    for checkpoint in list_checkpoints(Path("run")):
+        checkpoint.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"epoch-001\.safetensors"):
+        resumed(digits(), "run")
+
+
+def test_metrics_are_cut_to_the_resumed_position() -> None:
+    train_model(digits(), "run")
+    list_checkpoints(Path("run"))[-1].unlink()
+    expected = rows(Path("run"))
+    with Path("run/metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 4, "upd')
+    resumed(digits(), "run")
+    assert rows(Path("run")) == expected
+
+
+def test_half_written_files_are_swept() -> None:
+    train_model(digits(), "run")
+    for folder in ("run", "run/checkpoints"):
+        Path(folder, ".epoch-004.safetensors.x.tmp").touch()
+    resumed(digits(), "run")
+    assert list(Path("run").rglob("*.tmp")) == []
+
+
+def test_one_trainer_in_a_run_directory() -> None:
+    events = run_events(digits(), "run")
+    next(events)
+    with pytest.raises(RunInUseError, match="run: another process is training here"):
+        train_model(digits(), "run")
+    with pytest.raises(RunInUseError):
+        resumed(digits(), "run")
+    list(events)
+    resumed(digits("train.epochs=4"), "run")
+
+
+LONG = ("train.epochs=60", "train.batch_size=20", "threads=1")
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "mnist_mlp", "train", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(path: str, process: subprocess.Popen[str]) -> None:
+    while not list(Path().glob(path)):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_the_program_resumes(sent: signal.Signals) -> None:
+    whole = train_model(load_config("digits", LONG), "whole")
+    process = start("--config", "digits", "--run-dir", "run", *LONG)
+    wait_for("run/checkpoints/*.safetensors", process)
+    process.send_signal(sent)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + sent
+    assert errors.startswith(f"mnist-mlp: stopped by {sent.name} after update ")
+    assert errors.endswith("go on with: mnist-mlp train --resume run\n")
+    outcome = program("train", "--resume", "run", "--json")
+    assert outcome.code == 0
+    assert ", resumed after update " in outcome.err
+    assert json.loads(outcome.out)["weights_sha256"] == whole.weights_sha256
+
+
+def test_a_signal_before_training_ends_the_program_at_once() -> None:
+    process = start("--config", "digits", "--run-dir", "run", *LONG)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode in (143, -signal.SIGTERM)
+
+
+def test_killed_at_random_moments_nothing_is_lost() -> None:
+    whole = train_model(load_config("digits", LONG), "whole")
+    chance = random.Random(0)
+    process = start("--config", "digits", "--run-dir", "run", *LONG)
+    for _ in range(4):
+        wait_for("run/metrics.jsonl", process)
+        time.sleep(chance.uniform(0.1, 0.6))
+        process.kill()
+        process.communicate()
+        process = start("--resume", "run")
+        time.sleep(chance.uniform(1, 3))
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert load_checkpoint("run").epoch == 60
+    assert rows(Path("run")) == rows(Path("whole"))
+    result = resumed(load_config("digits", LONG), "run")
+    assert result.weights_sha256 == whole.weights_sha256
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "name a --config, or a run to --resume"),
+        (["--resume", "nowhere"], 2, "nowhere/config.yaml: no such config file"),
+        (["--resume", "latest"], 4, "no run with a checkpoint here"),
+        (["--resume", "run", "--dry-run"], 2, "leave out"),
+        (["--resume", "run", "seed=3"], 2, "seed: 0 in the run, 3 now"),
+    ],
+)
+def test_mistakes(
+    arguments: list[str], code: int, message: str, run: Callable[..., Outcome]
+) -> None:
+    train_model(digits(), "run")
+    outcome = run("train", *arguments)
+    assert outcome.code == code
+    assert message in outcome.err
+    assert len(outcome.err.splitlines()) <= 2
