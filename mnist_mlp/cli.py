@@ -154,13 +154,19 @@ def evaluate(
     with open_console(json_, quiet) as console:
         from mnist_mlp.checkpoint import load_checkpoint, weights_sha256
         from mnist_mlp.evaluate import evaluate_model
-        from mnist_mlp.run import cpu_threads, load_config_dataset, newest_run, resolve_device
+        from mnist_mlp.run import (
+            cpu_threads,
+            load_config_dataset,
+            newest_run,
+            resolve_device,
+            threads_of,
+        )
 
         place = resolve_device(device or "auto")
         checkpoint = load_checkpoint(target or newest_run())
         config = checkpoint.config
         data = load_config_dataset(config, root or os.environ.get(DATA_ROOT_VARIABLE))
-        with cpu_threads(config.threads):  # as in training, so that the figures are the same
+        with cpu_threads(threads_of(config)):  # as in training, so that the figures are the same
             evaluation = evaluate_model(checkpoint.model.to(place), *data.to(place).split(split))
         console.print(f"{checkpoint.path}: {data.name}, {split} split")
         show_evaluation(console, evaluation)

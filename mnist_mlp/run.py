@@ -141,7 +141,7 @@ def run_events(
     device = resolve_device(config.device)
     if run_dir is not None and not resume:
         _refuse_used(Path(run_dir))
-    with cpu_threads(config.threads):
+    with cpu_threads(threads_of(config)):
         data = load_config_dataset(config).to(device)
         if dry_run:
             head = Split(*(t[: DRY_RUN_BATCHES * config.train.batch_size] for t in data.train))
@@ -431,10 +431,15 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
-def default_threads() -> int:
-    """Two, or one where there is one core: this network's products are too small for more."""
+def threads_of(config: Config) -> int:
+    """The CPU threads of a config: its own number, else a fixed rule, never a timing.
+
+    One for batches below 256: their products are too small to gain much from a second, and where
+    another program wants its core, waiting for it costs far more. Two from there, if there are.
+    """
     affinity = getattr(os, "sched_getaffinity", None)
-    return min(2, len(affinity(0)) if affinity else os.cpu_count() or 1)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return config.threads or (1 if config.train.batch_size < 256 else min(2, cores))
 
 
 def describe_environment(seed: int, device: torch.device) -> dict[str, Any]:
@@ -478,10 +483,10 @@ def _choose_backward(name: str, model: nn.Sequential) -> tuple[str, Backward]:
 
 
 @contextmanager
-def cpu_threads(threads: int | None) -> Iterator[None]:
-    """Run torch on so many CPU threads; None: the default."""
+def cpu_threads(threads: int) -> Iterator[None]:
+    """Run torch on so many CPU threads."""
     before = torch.get_num_threads()
-    torch.set_num_threads(threads or default_threads())
+    torch.set_num_threads(threads)
     try:
         yield
     finally:

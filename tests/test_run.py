@@ -19,6 +19,7 @@ from mnist_mlp.run import (
     newest_run,
     resolve_device,
     run_events,
+    threads_of,
     train_model,
 )
 from mnist_mlp.train import EpochResult, fit
@@ -46,7 +47,7 @@ def test_the_run_directory_records_the_run() -> None:
     environment = json.loads((run / "environment.json").read_text())
     assert environment["versions"]["torch"] == torch.__version__
     assert environment["device"] == "cpu"
-    assert environment["threads"] in (1, 2)
+    assert environment["threads"] == 1
     assert environment["seed"] == 0
     assert environment["backward"] == "chain_rule"
 
@@ -189,6 +190,16 @@ def test_threads_are_those_asked_for_and_put_back(threads: str) -> None:
     assert start.environment["threads"] == int(threads) == torch.get_num_threads()
     events.close()
     assert torch.get_num_threads() == before
+
+
+def test_the_rule_for_threads() -> None:
+    cores = min(2, len(os.sched_getaffinity(0)))
+    for overrides, threads in [
+        (["train.batch_size=255"], 1),
+        (["train.batch_size=256"], cores),
+        (["threads=3"], 3),
+    ]:
+        assert threads_of(digits(*overrides)) == threads
 
 
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
