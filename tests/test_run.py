@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import threading
 from dataclasses import replace
@@ -238,3 +239,37 @@ def test_digits_yaml_reaches_what_it_should() -> None:
     result = train_model(load_config("digits"))
     assert result.test_accuracy is not None
     assert result.test_accuracy >= 0.96
+
+
+def rates(*overrides: str) -> list[float]:
+    result = train_model(digits(*overrides))
+    assert result.run_dir
+    return [row["learning_rate"] for row in metrics(result.run_dir)]
+
+
+def test_the_schedule_that_runs_is_the_configs() -> None:
+    step = ("schedule.name=step", "schedule.step_epochs=1", "schedule.gamma=0.5", "train.epochs=3")
+    assert rates(*step) == pytest.approx([0.1, 0.1, 0.05, 0.025])
+    assert rates("schedule.name=step", "schedule.step_epochs=2") == pytest.approx([0.1] * 3)
+    last = 0.05 * (1 + math.cos(math.pi * 179 / 180))  # 180 updates, none of them at exactly 0
+    assert rates("schedule.name=cosine")[-1] == pytest.approx(last)
+    peak_after_an_epoch = rates("schedule.name=one_cycle", "schedule.warmup_fraction=0.5")
+    assert peak_after_an_epoch[1] == pytest.approx(0.1)
+    assert rates("schedule.name=one_cycle", "schedule.warmup_fraction=0.1")[1] < 0.09
+
+
+def test_the_test_set_waits_for_the_end_where_the_config_says_so() -> None:
+    result = train_model(digits("train.test_each_epoch=false"))
+    assert result.run_dir
+    assert [row["test_loss"] is None for row in metrics(result.run_dir)] == [True, True, False]
+
+
+@pytest.mark.parametrize("backward", ["chain_rule", "autograd"])
+def test_the_backward_of_the_config_is_the_one_that_runs(
+    backward: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = "autograd" if backward == "chain_rule" else "chain_rule"
+    monkeypatch.delattr(run_module, other)
+    next(run_events(digits(f"train.backward={backward}")))
+    with pytest.raises(NameError, match=other):
+        next(run_events(digits(f"train.backward={other}")))
