@@ -1,5 +1,29 @@
-"""`python -m mnist_mlp` is `mnist-mlp`."""
+"""`python -m mnist_mlp` is `mnist-mlp`.
 
-from mnist_mlp.cli import main
+Little is imported here: a signal that comes while the rest is being imported must find its handler
+in place, since an exception in the middle of an import breaks more than the import.
+"""
 
-main()
+import os
+import signal
+from typing import NoReturn
+
+
+def end(number: int, _frame: object = None) -> NoReturn:
+    """End the program at once for a signal, where there is nothing to save."""
+    os.write(2, f"mnist-mlp: stopped by {signal.Signals(number).name}\n".encode())
+    os._exit(128 + number)
+
+
+def main() -> None:
+    """The console script."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and & set it
+            signal.signal(number, end)
+    from mnist_mlp.cli import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -30,6 +30,7 @@ MAX_HEADER_BYTES = 1 << 20
 
 _DIGEST = re.compile(rb'"content_sha256":"([0-9a-f]{64})"')
 _ZEROS = "0" * 64
+_NAME = re.compile(r"epoch-(\d{3,})(?:-update-(\d+))?\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -169,8 +170,12 @@ def find_checkpoint(path: Path) -> Path:
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
     """The checkpoints of a run directory, oldest first."""
-    found = (run_dir / "checkpoints").glob("*.safetensors")
-    return sorted(found, key=lambda path: [int(n) for n in re.findall(r"\d+", path.name)])
+    found = {}
+    for path in (run_dir / "checkpoints").glob("epoch-*.safetensors"):
+        # A copy that a person put beside them, under another name, is not ours to use or delete.
+        if (match := _NAME.fullmatch(path.name)) and path.is_file():
+            found[int(match[1]), int(match[2] or 0)] = path
+    return [found[position] for position in sorted(found)]
 
 
 def checkpoint_path(run_dir: Path, epoch: int, update: int | None = None) -> Path:

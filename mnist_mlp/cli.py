@@ -11,7 +11,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
+from mnist_mlp.__main__ import end
 from mnist_mlp.config import (
     DATA_ROOT_VARIABLE,
     LESSON_LAYER_SIZES,
@@ -30,19 +31,16 @@ from mnist_mlp.errors import (
     FILE_SYSTEM_EXIT_CODE,
     CheckFailedError,
     MnistMlpError,
-    StoppedError,
     UsageError,
 )
 from mnist_mlp.render import (
-    close_stdout,
+    discard,
     open_console,
     show_claims,
     show_evaluation,
     show_run,
     show_trace,
 )
-
-INTERRUPTED = 130
 
 app = typer.Typer(
     name="mnist-mlp",
@@ -79,7 +77,7 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback o
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"mnist-mlp {metadata.version('mnist-mlp')}")
+        _print(f"mnist-mlp {metadata.version('mnist-mlp')}")
         raise typer.Exit
 
 
@@ -195,7 +193,7 @@ def count_params(
     debug: DebugOption = False,
 ) -> None:
     """Count the network's parameters, layer by layer, and compare with the lesson's 109,386."""
-    loaded = _load(config or "lesson", overrides)
+    loaded = _load("lesson" if config is None else config, overrides)
     import torch
 
     from mnist_mlp.model import LESSON_PARAMETERS, build_mlp, count_parameters
@@ -216,9 +214,9 @@ def count_params(
         )
     else:
         for layer in layers:
-            typer.echo(f"{layer.name}  {layer}")
+            _print(f"{layer.name}  {layer}")
         verdict = "as" if matches else "not as"
-        typer.echo(f"total   {total:,} parameters, {verdict} in the lesson ({LESSON_PARAMETERS:,})")
+        _print(f"total   {total:,} parameters, {verdict} in the lesson ({LESSON_PARAMETERS:,})")
     if sizes == LESSON_LAYER_SIZES and not matches:
         raise typer.Exit(1)
 
@@ -319,7 +317,7 @@ def validate(
     if json_:
         _print_json(loaded.model_dump(mode="json"))
     else:
-        typer.echo(loaded.to_yaml(), nl=False)
+        _print(loaded.to_yaml().rstrip())
     for key in loaded.ignored_settings():
         typer.echo(f"mnist-mlp: note: {key} has no effect under this config", err=True)
 
@@ -340,7 +338,7 @@ def configs(json_: JsonOption = False, debug: DebugOption = False) -> None:
         return
     width = max(map(len, found))
     for name, row in found.items():
-        typer.echo(f"{name:{width}}  {row['description']}")
+        _print(f"{name:{width}}  {row['description']}")
 
 
 @app.command()
@@ -354,10 +352,10 @@ def download(
     """Fetch MNIST's four files, unless they are there, and check every byte of them."""
     data = _load(config, None, root).data
     with open_console(json_, quiet) as console:
-        from mnist_mlp.data import MNIST_FILES, fetch_mnist
+        from mnist_mlp.data import MNIST_FILES, fetch_mnist, raw_folder
 
         origins = fetch_mnist(Path(data.root), data.mirrors)
-        raw = Path(data.root) / "MNIST" / "raw"
+        raw = raw_folder(data.root)
         for name, origin in origins.items():
             console.print(f"{raw / name}  {origin}, md5 {MNIST_FILES[name].md5}")
     if json_:
@@ -373,29 +371,36 @@ def download(
 
 
 def main() -> NoReturn:
-    """The console script: run a command and exit with its documented code."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    """Run a command and exit with its documented code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started the program
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - until the end
+        getattr(sys, name).reconfigure(errors="replace")
     try:
-        code = app(standalone_mode=False)
-        if code == INTERRUPTED:  # Typer has turned the KeyboardInterrupt into this
-            code = _fail("interrupted; checkpoints saved so far are whole", code)
+        code = app(prog_name="mnist-mlp", standalone_mode=False)
     except MnistMlpError as error:
         code = _fail(str(error), error.exit_code)
     except typer.TyperException as error:
-        code = _fail(f"{error.format_message()} See mnist-mlp --help.", error.exit_code)
-    except BrokenPipeError:
-        close_stdout()
-        code = 0
+        # A bare `mnist-mlp` has printed its help and has no more to say.
+        says = error.format_message()
+        code = _fail(f"{says} See mnist-mlp --help." if says else "", error.exit_code)
+    except SystemExit as ended:  # Typer's own, where printing help or completions
+        code = 0 if isinstance(ended.__context__, BrokenPipeError) else ended.code
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         code = _fail(f"{where}{error.strerror or error}", FILE_SYSTEM_EXIT_CODE)
     except Exception as error:
-        code = _fail(
-            f"a fault of ours, please report it: {type(error).__name__}: {error}\n"
-            "run again with --debug to see where",
-            1,
-        )
+        if isinstance(error, MemoryError) or "memory" in str(error):
+            code = _fail(
+                "not enough memory; make model.layer_sizes or train.batch_size smaller",
+                UsageError.exit_code,
+            )
+        else:
+            code = _fail(
+                f"a fault of ours, please report it: {type(error).__name__}: {error}\n"
+                "run again with --debug to see where",
+                1,
+            )
     sys.exit(code)
 
 
@@ -410,19 +415,19 @@ def _stop_signals() -> Iterator[Callable[[], int | None]]:
     asked = False
 
     def note(number: int, _frame: object) -> None:
-        if noted:
-            os._exit(128 + number)
+        if noted or not asked:
+            end(number)
         noted.append(number)
-        if not asked:
-            name = signal.Signals(number).name
-            raise StoppedError(f"stopped by {name} before the first update", number)
 
     def stop() -> int | None:
         nonlocal asked
         asked = True
         return noted[0] if noted else None
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, note)
     try:
         yield stop
     finally:
@@ -435,7 +440,9 @@ def _fail(message: str, code: int) -> int:
         import traceback
 
         traceback.print_exc()
-    typer.echo(f"mnist-mlp: {message}", err=True)
+    if message:
+        with suppress(OSError):  # nobody may be reading; the code tells it too
+            typer.echo(f"mnist-mlp: {message}", err=True)
     return code
 
 
@@ -448,5 +455,12 @@ def _load(
     return load_config(config, [*(overrides or ()), *extra])
 
 
+def _print(text: str) -> None:
+    try:
+        typer.echo(text)
+    except BrokenPipeError:
+        discard(sys.stdout)
+
+
 def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, allow_nan=False))
+    _print(json.dumps(value, allow_nan=False))

@@ -37,6 +37,8 @@ TRAINING_EXAMPLES = {"mnist": 60_000, "digits": 1_437}
 """Training examples of each data set, before any are held out for validation."""
 
 MAX_PARAMETERS = 100_000_000
+MOST = 1e15
+"""Of a rate; the optimizers multiply two of them in float32, which ends at 3.4e38."""
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 8
 MAX_NODES = 10_000
@@ -62,7 +64,7 @@ class DataConfig(Section):
 
     dataset: Literal["mnist", "digits"] = "mnist"
     """`mnist`: torchvision's MNIST. `digits`: scikit-learn's bundled handwritten digits."""
-    root: Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00]+$")] = "data"
+    root: Annotated[str, StringConstraints(pattern=r"^[^\p{C}\p{Zl}\p{Zp}]+$")] = "data"
     """The folder that holds (or will hold) `MNIST/raw/`; relative to the current folder."""
     mirrors: Annotated[
         tuple[Annotated[str, StringConstraints(pattern=r"^https?://[^\s/]+\S*$")], ...],
@@ -133,13 +135,13 @@ class OptimizerConfig(Section):
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
     """`torch.optim`'s SGD, Adam or AdamW."""
-    learning_rate: Annotated[float, Field(gt=0)] = 0.1
+    learning_rate: Annotated[float, Field(gt=0, le=MOST)] = 0.1
     """The step size; under a schedule, its highest value."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """The share of the last step that the next one keeps (sgd)."""
     nesterov: bool = False
     """Nesterov's form of momentum (sgd with momentum)."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, le=MOST)] = 0.0
     """L2 penalty (sgd, adam) or decoupled decay (adamw)."""
 
 
@@ -196,7 +198,7 @@ class Config(Section):
         if train.backward == "chain_rule" and model and model.activation != "relu":
             raise PydanticCustomError(
                 "backward",
-                "backward: chain_rule covers only activation: relu; set it to auto",
+                "must be auto or autograd where the activation is not relu",
             )
         return train
 
@@ -224,7 +226,6 @@ class Config(Section):
         """The keys that were changed from their default and that this config does not use."""
         optimizer, schedule = self.optimizer.name, self.schedule.name
         user_of = {
-            "data.root": self.data.dataset == "mnist",
             "data.mirrors": self.data.dataset == "mnist",
             "optimizer.momentum": optimizer == "sgd",
             "optimizer.nesterov": optimizer == "sgd" and self.optimizer.momentum > 0,
@@ -286,7 +287,7 @@ def bundled_configs() -> dict[str, Path]:
 def _read(source: str | Path) -> tuple[str, Path]:
     path = Path(source)
     try:
-        if not path.exists():
+        if not path.exists() or path.is_dir():
             path = bundled_configs().get(str(source), path)
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
@@ -464,19 +465,21 @@ def _forbidden(text: str, place: _Place) -> Iterator[str]:
 
 def _problems(error: ValidationError, places: dict[_Path, str], name: str) -> Iterator[str]:
     for detail in error.errors(include_url=False):
-        path = detail["loc"]
+        path, value = detail["loc"], detail["input"]
+        if detail["type"] == "backward":  # found on the section, since it looks at another
+            path, value = (*path, "backward"), value["backward"]
         place = next(
             (places[path[:n]] for n in range(len(path), 0, -1) if path[:n] in places), name
         )
         if detail["type"] == "extra_forbidden":
             yield f"{place}: {_dotted(path)}: unknown key; {_nearest(path)}"
             continue
-        message = detail["msg"].replace("Input should be", "must be")
+        message = detail["msg"].replace("Input should be", "must be").replace("tuple", "list")
         if detail["type"] in ("model_type", "model_attributes_type"):
             message = f"must be a section with its own keys: {', '.join(_keys(path))}"
         elif detail["type"] == "string_pattern_mismatch":
             message = _PATTERN_MESSAGES.get(str(path[-1]), _PATTERN_MESSAGES["mirrors"])
-        yield f"{place}: {_dotted(path)}: {message}, not {_shown(detail['input'])}"
+        yield f"{place}: {_dotted(path)}: {message}, not {_shown(value)}"
 
 
 _PATTERN_MESSAGES = {

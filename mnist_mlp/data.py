@@ -10,6 +10,7 @@ import hashlib
 import http.client
 import ipaddress
 import logging
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -22,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mnist_mlp.config import TRAINING_EXAMPLES
 from mnist_mlp.errors import DataError
 from mnist_mlp.files import write_atomically
 
@@ -119,7 +121,11 @@ def load_dataset(
         DataError: A file is altered, or missing and not to be had.
         OSError: The root cannot be written to.
     """
+    if name not in TRAINING_EXAMPLES:
+        raise ValueError(f"no data set is called {name!r}: {', '.join(TRAINING_EXAMPLES)}")
     train, test = _load_digits() if name == "digits" else _load_mnist(Path(root), mirrors)
+    if not 0 <= validation < len(train.labels):
+        raise ValueError(f"validation must be from 0 to {len(train.labels) - 1}")
     if not validation:
         return Dataset(name, train, None, test)
     examples = len(train.labels)
@@ -154,7 +160,7 @@ def fetch_mnist(root: Path, mirrors: Sequence[str] = ()) -> dict[str, str]:
         DataError: A file is altered, or missing and not to be had.
         OSError: The root cannot be written to.
     """
-    raw = root.expanduser() / "MNIST" / "raw"
+    raw = raw_folder(root)
     origins = {}
     for name, file in MNIST_FILES.items():
         archive = raw / f"{name}.gz"
@@ -164,14 +170,27 @@ def fetch_mnist(root: Path, mirrors: Sequence[str] = ()) -> dict[str, str]:
             origins[name] = "present"
             continue
         origins[name] = "unpacked" if packed else "downloaded"
+        content = gzip.decompress(packed or _download(archive, file, mirrors))
         raw.mkdir(parents=True, exist_ok=True)
-        write_atomically(raw / name, gzip.decompress(packed or _download(archive, file, mirrors)))
+        write_atomically(raw / name, content)
     return origins
+
+
+def raw_folder(root: str | Path) -> Path:
+    """Where the four files lie below a root: torchvision's layout.
+
+    Raises:
+        DataError: The root begins with ~ and a name that is no user's.
+    """
+    try:
+        return Path(root).expanduser() / "MNIST" / "raw"
+    except RuntimeError:
+        raise DataError(f"{root}: no such home folder; name another data root") from None
 
 
 def has_mnist(root: str | Path) -> bool:
     """Whether all four files lie under root, packed or not; what is in them is another matter."""
-    raw = Path(root).expanduser() / "MNIST" / "raw"
+    raw = raw_folder(root)
     return all((raw / name).exists() or (raw / f"{name}.gz").exists() for name in MNIST_FILES)
 
 
@@ -180,7 +199,7 @@ def _load_mnist(root: Path, mirrors: Sequence[str]) -> tuple[Split, Split]:
     # torchvision.datasets.MNIST itself would first try to unpickle a legacy processed/*.pt.
     from torchvision.datasets.mnist import read_image_file, read_label_file
 
-    raw = root.expanduser() / "MNIST" / "raw"
+    raw = raw_folder(root)
     train, test = (
         Split(
             images=read_image_file(str(raw / f"{part}-images-idx3-ubyte")).flatten(1).float() / 255,
@@ -261,20 +280,46 @@ def _download(archive: Path, file: MnistFile, mirrors: Sequence[str]) -> bytes:
 
 
 def _get(url: str, size: int) -> bytes:
-    """The body of a response, cut off at one byte over the size that is expected."""
-    started = time.monotonic()
+    """The body of a response, cut off at one byte over the size that is expected.
+
+    It is read in a thread of its own, since a server that drips names, headers or chunk sizes can
+    hold up a read for ever; here only the body's bytes count as a sign of life.
+    """
     content = bytearray()
-    with _opener().open(url, timeout=SILENCE_S) as response:
-        while len(content) <= size and (chunk := response.read1(1 << 16)):
-            content += chunk
-            seconds = time.monotonic() - started
-            if seconds > 60 and len(content) < SLOWEST * seconds:
-                raise TimeoutError(f"under {SLOWEST} bytes a second")
+    failures: list[Exception] = []
+
+    def read() -> None:
+        try:
+            with urllib.request.build_opener(_SafeRedirects).open(
+                url, timeout=SILENCE_S
+            ) as response:
+                while len(content) <= size and (chunk := response.read1(1 << 16)):
+                    content.extend(chunk)
+        except Exception as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()
+            failures.append(error)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    started = heard = time.monotonic()
+    received = 0
+    while thread.is_alive():
+        thread.join(0.02)
+        now = time.monotonic()
+        if len(content) > received:
+            received, heard = len(content), now
+        if now - heard > SILENCE_S:
+            raise TimeoutError("timed out")
+        if now - started > 60 and received < SLOWEST * (now - started):
+            raise TimeoutError(f"under {SLOWEST} bytes a second")
+    if failures:
+        raise failures[0]
     return bytes(content)
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, but never from https, or from this machine, to plain http elsewhere."""
+    """Follows redirects to https, and on this machine; anything else would be read on the way."""
 
     def redirect_request(
         self,
@@ -287,12 +332,9 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         target = urllib.parse.urlsplit(newurl)
         if target.scheme != "https" and not _is_loopback(target.hostname):
+            fp.close()
             raise urllib.error.URLError(f"redirected to {newurl}, which is not https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    return urllib.request.build_opener(_SafeRedirects)
 
 
 def _is_loopback(host: str | None) -> bool:

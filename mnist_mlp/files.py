@@ -24,8 +24,10 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         Path(temporary).chmod(0o666 & ~_umask())  # mkstemp keeps others out; a result need not
         Path(temporary).replace(path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # what a person knows, and a failed write does not say
         raise
     if os.name == "posix":
         folder = os.open(path.parent, os.O_RDONLY)
@@ -33,6 +35,20 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def append(path: Path, content: bytes) -> None:
+    """Add content to the end of a file.
+
+    Raises:
+        OSError: It names the file.
+    """
+    try:
+        with path.open("ab") as file:
+            file.write(content)
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def _umask() -> int:

@@ -64,7 +64,9 @@ def build_schedule(
             pct_start=warmup_fraction if warmup_fraction * updates > 1 else 0.0,
             cycle_momentum=False,  # momentum stays what the config says
         )
-    return None
+    if name == "constant":
+        return None
+    raise ValueError(f"no schedule is called {name!r}")
 
 
 def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:

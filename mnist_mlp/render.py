@@ -3,11 +3,10 @@
 import logging
 import math
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from rich import box, progress
 from rich.console import Console
@@ -29,12 +28,12 @@ class _Console(Console):
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
-        close_stdout()
+        discard(self.file)
 
 
-def close_stdout() -> None:
-    """Send what is still to be printed nowhere, once nobody reads it."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def discard(stream: IO[str]) -> None:
+    """Send what is still to be printed to a stream nowhere, once nobody reads it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextmanager
@@ -149,6 +148,7 @@ def show_evaluation(console: Console, evaluation: "Evaluation") -> None:
     for table in (scores, matrix):
         for column in table.columns:
             column.justify = "right"
+            column.overflow = "fold"  # a figure is never cut
     console.print(scores)
     console.print("confusion matrix: true digits in rows, what they were read as in columns")
     console.print(matrix)

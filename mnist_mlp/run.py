@@ -44,7 +44,7 @@ from mnist_mlp.errors import (
     StoppedError,
     UsageError,
 )
-from mnist_mlp.files import write_atomically
+from mnist_mlp.files import append, write_atomically
 from mnist_mlp.model import build_mlp, count_parameters
 from mnist_mlp.optimizer import (
     advance,
@@ -226,8 +226,7 @@ class _Run:
                 if isinstance(event, EpochResult):
                     row = replace(event, seconds=before + event.seconds) if event.epoch else event
                     rows.append(row)
-                    with (directory / "metrics.jsonl").open("ab") as file:
-                        file.write(_json(asdict(row)))
+                    append(directory / "metrics.jsonl", _json(asdict(row)))
                     last = event.epoch == config.train.epochs
                     due = event.epoch and event.epoch % config.checkpoint.every_epochs == 0
                     if last or due or (stopped and event.epoch):
@@ -497,7 +496,10 @@ def cpu_threads(threads: int) -> Iterator[None]:
 def _directory(name: str, run_dir: str | Path | None, dry_run: bool) -> Iterator[Path]:
     """The run directory: the one named, else a new `runs/<name>-NNN`, else a scratch one."""
     if dry_run:
-        with tempfile.TemporaryDirectory(prefix="mnist-mlp-") as scratch:
+        # Beside where the run would be, so that a place that cannot be written is found out.
+        wanted = Path(run_dir or RUNS).absolute()
+        beside = next(folder for folder in (wanted, *wanted.parents) if folder.is_dir())
+        with tempfile.TemporaryDirectory(prefix=".mnist-mlp-", dir=beside) as scratch:
             yield Path(scratch)
     elif run_dir is not None:
         Path(run_dir).mkdir(parents=True, exist_ok=True)
@@ -544,7 +546,7 @@ def _git_commit() -> str | None:
         return None
     try:
         described = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty"],  # noqa: S607 - as users do
+            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],  # noqa: S607 - as users do
             cwd=checkout,
             capture_output=True,
             text=True,

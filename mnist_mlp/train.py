@@ -19,7 +19,7 @@ from mnist_mlp.errors import DivergedError
 from mnist_mlp.evaluate import evaluate_model
 
 PROGRESS_S = 0.2
-"""Seconds between two `Progress` reports; each waits for the device once."""
+"""Seconds between two `Progress` reports, each of which waits for the device."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def fit(
         test = evaluate_model(model, *data.test) if with_test else None
         for evaluation in (validation, test):
             if evaluation and not math.isfinite(evaluation.loss):
-                raise _diverged(epoch * batches, epoch, "the loss after", optimizer)
+                raise _diverged(epoch * batches, epoch, "the loss after")
         return EpochResult(
             epoch=epoch,
             updates=epoch * batches,
@@ -154,7 +154,7 @@ def fit(
             last = batch == batches - 1
             if last or time.monotonic() - reported > PROGRESS_S:
                 done, seen = batch + 1, min((batch + 1) * batch_size, examples)
-                _check_losses(losses[:done], (epoch - 1) * batches, epoch, optimizer)
+                _check_losses(losses[:done], (epoch - 1) * batches, epoch)
                 right = predictions[seen_before:seen] == targets[seen_before:seen]
                 correct = correct_before + int(right.sum())
                 running = Progress(
@@ -169,7 +169,7 @@ def fit(
                 yield running
                 reported = time.monotonic()
         if not all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
-            raise _diverged(epoch * batches, epoch, "a weight after", optimizer)
+            raise _diverged(epoch * batches, epoch, "a weight after")
         yield result(epoch, running.loss, running.accuracy, rate)
 
 
@@ -179,16 +179,16 @@ def _mean_loss(losses: Tensor, batch_size: int, examples: int) -> float:
     return float(total - losses[-1] * (len(losses) * batch_size - examples)) / examples
 
 
-def _check_losses(losses: Tensor, updates_before: int, epoch: int, optimizer: Optimizer) -> None:
+def _check_losses(losses: Tensor, updates_before: int, epoch: int) -> None:
     bad = losses.isfinite().logical_not().nonzero()
     if len(bad):
-        raise _diverged(updates_before + int(bad[0]) + 1, epoch, "the loss of", optimizer)
+        raise _diverged(updates_before + int(bad[0]) + 1, epoch, "the loss of")
 
 
-def _diverged(update: int, epoch: int, what: str, optimizer: Optimizer) -> DivergedError:
+def _diverged(update: int, epoch: int, what: str) -> DivergedError:
     return DivergedError(
         f"training diverged: {what} update {update} (epoch {epoch}) is not a finite number\n"
-        f"lower optimizer.learning_rate, now {_learning_rate(optimizer):g}"
+        "optimizer.learning_rate or optimizer.weight_decay is too large"
     )
 
 

@@ -197,6 +197,10 @@ def test_finding_checkpoints() -> None:
     for epoch in (2, 999, 1000):
         saved(str(checkpoint_path(run, epoch)))
     (run / "checkpoints" / ".epoch-1001.safetensors.x.tmp").touch()
+    (run / "checkpoints" / "epoch-1002.safetensors").mkdir()
+    (run / "checkpoints" / "epoch-1003.safetensors").symlink_to("nowhere")
+    for not_ours in ("backup-20260101", "best", "epoch-2 (copy)", "my-epoch-9999"):
+        (run / "checkpoints" / f"{not_ours}.safetensors").touch()
     saved(str(checkpoint_path(run, 2, 35)))
     saved(str(checkpoint_path(run, 2, 105)))
     assert [path.stem for path in list_checkpoints(run)] == [

@@ -17,7 +17,7 @@ QUICK = ("train", "--config", "digits", "train.epochs=2")
 
 
 def test_train_prints_a_line_an_epoch(run: Run) -> None:
-    outcome = run(*QUICK)
+    outcome = run(*QUICK, "--device", "cpu")
     assert outcome.code == 0
     assert outcome.err == ""
     lines = outcome.out.splitlines()
@@ -148,12 +148,15 @@ def test_version_and_module(run: Run) -> None:
         (["train", "--config", "digits", "--device", "tpu"], 2, "tpu"),
         (["train", "--config", "digits", "train.epochs=0"], 2, "train.epochs"),
         (["tarin"], 2, "tarin"),
+        (["train", "--config", "digits", "optimizer.learning_rate=1e39"], 2, "learning_rate"),
+        (["train", "--config", "mnist", "--root", "~nobody-at-all"], 3, "no such home folder"),
+        (["train", "--config", "digits", "--dry-run", "--run-dir", "/proc/x/run"], 5, "/proc"),
         (["train", "--config", "digits", "--device", "cuda"], 7, "finds no CUDA device"),
         (["train", "--config", "digits", "--run-dir", "used"], 2, "already holds a checkpoint"),
         (["train", "--config", "digits", "--run-dir", "/proc/run"], 5, "/proc/run"),
         (["train", "--config", "digits", "--run-dir", "file/run"], 5, "file/run"),
         (["train", "--config", "mnist", "--root", "no"], 3, "train-images-idx3-ubyte.gz"),
-        (["train", "--config", "digits", "optimizer.learning_rate=1e30"], 6, "update 2 "),
+        (["train", "--config", "digits", "optimizer.learning_rate=1e15"], 6, "update 2 "),
         (["eval", "nope"], 4, "nope: no such run or checkpoint"),
         (["eval", "file"], 4, "file: not a checkpoint"),
         (["eval", "empty"], 4, "empty: no checkpoint in this folder"),
@@ -284,6 +287,80 @@ def test_a_closed_pipe_loses_nothing() -> None:
     assert Path("runs/digits-001/checkpoints/epoch-003.safetensors").exists()
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["count-params", "configs", "--help", "validate --config mnist", "eval --json", "--version"],
+)
+def test_a_reader_that_leaves_is_no_failure(command: str, run: Run) -> None:
+    run(*QUICK)
+    line = f"{sys.executable} -m mnist_mlp {command} | true; exit ${{PIPESTATUS[0]}}"
+    process = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert process.returncode == 0, process
+    assert process.stderr == "" or "--json" in command
+
+
+def test_json_is_whole_when_the_reader_of_stderr_leaves() -> None:
+    line = f"{sys.executable} -m mnist_mlp {' '.join(QUICK)} --json 2> >(true)"
+    process = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert process.returncode == 0
+    assert json.loads(process.stdout)["epochs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("--version >&-", 0),
+        ("configs 2>&-", 0),
+        (f"{' '.join(QUICK)} >&- 2>&-", 0),
+        ("train --config nope 2>&-", 2),
+        ("train --config nope 2>/dev/full", 2),
+    ],
+)
+def test_closed_streams_change_no_code(command: str, code: int) -> None:
+    line = f"{sys.executable} -m mnist_mlp {command}"
+    process = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert process.returncode == code, process
+    assert "Traceback" not in process.stderr
+
+
+def test_too_large_a_network_is_told_as_such() -> None:
+    process = subprocess.run(
+        [
+            sys.executable, "-m", "mnist_mlp", "train", "--config", "digits", "--dry-run",
+            "model.layer_sizes=[784, 100000, 10]", "data.validation=0", "train.batch_size=1437",
+            "optimizer.name=adam",
+        ],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, 1 << 30)),
+    )  # fmt: skip
+    assert process.returncode == 2, process
+    assert "make model.layer_sizes or train.batch_size smaller" in process.stderr
+
+
+def test_bare_is_the_help(run: Run) -> None:
+    outcome = run()
+    assert outcome.code == 2
+    assert "Usage: mnist-mlp" in outcome.out + outcome.err
+    assert "See mnist-mlp" not in outcome.err
+
+
+def test_eval_finds_the_data_where_it_is_told_to(run: Run, small_mnist: Path) -> None:
+    Path("m.yaml").write_text("data: {validation: 0}\ntrain: {epochs: 1}")
+    root = small_mnist.parent / "root"
+    (root / "MNIST").mkdir(parents=True)
+    small_mnist.rename(root / "MNIST" / "raw")
+    assert run("train", "--config", "m.yaml", "--root", root).code == 0
+    elsewhere = root.rename(root.parent / "elsewhere")
+    assert run("eval").code == 3
+    assert run("eval", "--root", elsewhere).code == 0
+    os.environ["MNIST_MLP_DATA"] = str(elsewhere)
+    try:
+        assert run("eval").code == 0
+    finally:
+        del os.environ["MNIST_MLP_DATA"]
+
+
 def test_a_write_that_the_system_refuses_is_exit_5_and_leaves_the_last_good() -> None:
     """No file may grow over 100 kB, so that the checkpoint (440 kB) cannot be written."""
     process = subprocess.run(
@@ -293,6 +370,6 @@ def test_a_write_that_the_system_refuses_is_exit_5_and_leaves_the_last_good() ->
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
     )
     assert process.returncode == 5, process
-    assert "File too large" in process.stderr
+    assert "checkpoints/epoch-001.safetensors: File too large" in process.stderr
     assert len(process.stderr.splitlines()) == 1
     assert list(Path("runs/digits-001/checkpoints").iterdir()) == []

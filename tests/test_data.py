@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -48,6 +49,16 @@ class Mirror(http.server.BaseHTTPRequestHandler):
             time.sleep(1.5)
         elif manner == "stalled":
             self.answer(content[:9], length=len(content), linger=1.5)
+        elif manner in ("headers", "continue", "chunk"):
+            opening, drip = {
+                "headers": (b"HTTP/1.1 200 OK\r\nX-Drip: ", b"x"),
+                "continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+                "chunk": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0"),
+            }[manner]
+            self.wfile.write(opening)
+            for _ in range(20):
+                self.wfile.write(drip)
+                time.sleep(0.1)
         elif manner == "slow":
             self.answer(b"", length=len(content))
             for start in range(0, len(content), 1 + len(content) // 5):
@@ -107,6 +118,9 @@ BAD_MANNERS = {
     "endless": "wrong data",
     "silent": "no byte for 0.5 s",
     "stalled": "no byte for 0.5 s",
+    "headers": "no byte for 0.5 s",
+    "continue": "no byte for 0.5 s",
+    "chunk": "no byte for 0.5 s",
     "outward": "which is not https",
 }
 
@@ -141,7 +155,7 @@ def test_a_bad_mirror_is_left_for_the_next_or_named(
     assert "--config digits" in way_out
     for name in FILES:
         assert f"{name}.gz ({data.MNIST_FILES[name].archive_md5})" in way_out
-    assert list(Path("root/MNIST/raw").iterdir()) == []
+    assert not Path("root").exists()
 
     fetch_mnist(Path("root"), [f"{address}/{manner}", f"{address}/good"])
     assert load_dataset("mnist", "root").train.images.shape == (20, 784)
@@ -164,6 +178,8 @@ def test_a_mirror_below_the_slowest_speed_is_dead(
     clock = iter(range(0, 10_000, 61))
     monkeypatch.setattr("mnist_mlp.data.time.monotonic", lambda: next(clock))
     monkeypatch.setattr(data, "SLOWEST", 10**9)
+    monkeypatch.setattr(data, "SILENCE_S", 10**9)
+    monkeypatch.setattr(Mirror, "answer", lambda self, _content: time.sleep(0.5))
     with pytest.raises(DataError, match="bytes a second"):
         fetch_mnist(Path("root"), [f"{serve(small_mnist)}/good"])
 
@@ -301,6 +317,17 @@ def test_the_splits_share_no_example_and_lose_none() -> None:
     assert other.validation is not None
     assert torch.equal(again.validation.images, split.validation.images)
     assert not torch.equal(other.validation.images, split.validation.images)
+
+
+@pytest.mark.parametrize("settings", [{"name": "minst"}, {"validation": -1}, {"validation": 1437}])
+def test_what_there_is_not_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"minst|validation"):
+        load_dataset(**({"name": "digits"} | settings))
+
+
+def test_a_home_folder_that_is_nobodys() -> None:
+    with pytest.raises(DataError, match="~nobody-is-called-this/data: no such home folder"):
+        load_dataset("mnist", "~nobody-is-called-this/data")
 
 
 def test_a_split_that_is_not_there() -> None:

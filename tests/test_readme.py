@@ -41,6 +41,10 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_the_readme_is_finished() -> None:
+    assert "@@" not in README
+
+
 def test_the_readme_has_commands() -> None:
     assert len(PROGRAM) >= 10
     assert all(command.startswith("mnist-mlp ") for command, _ in PROGRAM)
@@ -72,6 +76,7 @@ def test_commands(command: str, output: str, elsewhere: Path) -> None:
         capture_output=True,
         text=True,
         cwd=elsewhere,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
     )
     assert process.returncode == 0, process
     assert process.stderr == "" or "--json" in words

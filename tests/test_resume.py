@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -160,13 +160,27 @@ def test_one_trainer_in_a_run_directory() -> None:
 LONG = ("train.epochs=60", "train.batch_size=20", "threads=1")
 
 
+STARTED: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def _end_what_was_started() -> Iterator[None]:
+    yield
+    while STARTED:
+        STARTED.pop().kill()
+
+
 def start(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "mnist_mlp", "train", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Whoever started the tests in the background has SIGINT ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+    STARTED.append(process)
+    return process
 
 
 def wait_for(path: str, process: subprocess.Popen[str]) -> None:
@@ -191,12 +205,19 @@ def test_a_signal_saves_and_the_program_resumes(sent: signal.Signals) -> None:
     assert json.loads(outcome.out)["weights_sha256"] == whole.weights_sha256
 
 
-def test_a_signal_before_training_ends_the_program_at_once() -> None:
-    process = start("--config", "digits", "--run-dir", "run", *LONG)
-    time.sleep(1)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    assert process.returncode in (143, -signal.SIGTERM)
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("seconds", [0.3, 0.6, 0.9, 1.2, 1.5, 2.0])
+def test_a_signal_before_training_ends_the_program_at_once(
+    sent: signal.Signals, seconds: float
+) -> None:
+    """While it imports or loads: an exception there would end in a traceback or worse."""
+    process = start("--config", "digits", "--run-dir", "run", *LONG, "train.epochs=100000")
+    time.sleep(seconds)
+    process.send_signal(sent)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + sent
+    assert errors.startswith(f"mnist-mlp: stopped by {sent.name}")
+    assert len(errors.splitlines()) == 1
 
 
 def test_killed_at_random_moments_nothing_is_lost() -> None:

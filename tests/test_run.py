@@ -2,8 +2,10 @@ import json
 import math
 import os
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from mnist_mlp.checkpoint import list_checkpoints, load_checkpoint, save_checkpo
 from mnist_mlp.config import Config, load_config
 from mnist_mlp.errors import CheckpointError, DeviceError, DivergedError, UsageError
 from mnist_mlp.evaluate import evaluate_model
+from mnist_mlp.optimizer import build_optimizer
 from mnist_mlp.run import (
     RunResult,
     RunStart,
@@ -27,7 +30,7 @@ from mnist_mlp.train import EpochResult, fit
 
 
 def digits(*overrides: str) -> Config:
-    return load_config("digits", ["train.epochs=2", *overrides])
+    return load_config("digits", ["train.epochs=2", "device=cpu", *overrides])
 
 
 def metrics(run_dir: Path) -> list[dict[str, float]]:
@@ -95,9 +98,6 @@ def test_checkpoints_are_kept_as_configured() -> None:
 def test_a_dry_run_goes_the_whole_way_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(scratch))
     saved = []
 
     def note_save(path: Path, *arguments: object, **keywords: object) -> None:
@@ -109,8 +109,12 @@ def test_a_dry_run_goes_the_whole_way_and_leaves_nothing(
     assert isinstance(result, RunResult)
     assert (result.run_dir, result.epochs, result.updates) == (None, 1, 2)
     assert saved == [2]
-    assert list(tmp_path.iterdir()) == [scratch]
-    assert list(scratch.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_finds_out_a_place_that_cannot_be_written() -> None:
+    with pytest.raises(OSError, match="/proc/"):
+        list(run_events(digits(), "/proc/nowhere/run", dry_run=True))
 
 
 def test_a_run_directory_is_never_mixed_into() -> None:
@@ -155,7 +159,7 @@ def test_starts_at_once_choose_different_directories() -> None:
 
 def test_a_diverged_run_keeps_its_last_good_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DivergedError, match=r"update 2 .*\n.*nothing was saved"):
-        train_model(digits("optimizer.learning_rate=1e30"), "at-once")
+        train_model(digits("optimizer.learning_rate=1e15"), "at-once")
     assert list_checkpoints(Path("at-once")) == []
 
     def fit_that_breaks(*arguments: object, **keywords: object) -> object:
@@ -168,6 +172,16 @@ def test_a_diverged_run_keeps_its_last_good_checkpoint(monkeypatch: pytest.Monke
     with pytest.raises(DivergedError, match=r"update 91; the last good checkpoint is late/.*001"):
         train_model(digits(), "late")
     assert load_checkpoint("late").epoch == 1
+
+
+def test_a_persons_own_copy_is_neither_used_nor_deleted() -> None:
+    train_model(digits("checkpoint.keep=1"), "run")
+    ours = list_checkpoints(Path("run"))
+    copy = Path("run/checkpoints/backup-20260101.safetensors")
+    copy.write_bytes(ours[0].read_bytes())
+    list(run_events(digits("checkpoint.keep=1", "train.epochs=4"), "run", resume=True))
+    assert copy.exists()
+    assert [path.stem for path in list_checkpoints(Path("run"))] == ["epoch-004"]
 
 
 def test_the_newest_run_is_that_of_the_youngest_checkpoint() -> None:
@@ -239,6 +253,37 @@ def test_digits_yaml_reaches_what_it_should() -> None:
     result = train_model(load_config("digits"))
     assert result.test_accuracy is not None
     assert result.test_accuracy >= 0.96
+
+
+def test_the_optimizer_and_the_seeds_that_run_are_the_configs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def note_optimizer(parameters: Any, **settings: Any) -> torch.optim.Optimizer:
+        asked.update(settings)
+        return build_optimizer(parameters)
+
+    def note_fit(*_: Any, **settings: Any) -> Iterator[EpochResult]:
+        asked.update(settings)
+        return iter(())
+
+    monkeypatch.setattr(run_module, "build_optimizer", note_optimizer)
+    monkeypatch.setattr(run_module, "fit", note_fit)
+    settings = {
+        "learning_rate": 0.02, "momentum": 0.3, "nesterov": True, "weight_decay": 0.01,
+    }  # fmt: skip
+    overrides = [f"optimizer.{key}={json.dumps(value)}" for key, value in settings.items()]
+    with pytest.raises(IndexError):  # that nothing came of it
+        train_model(digits("seed=9", "train.batch_size=7", *overrides))
+    expected = settings | {"name": "sgd", "seed": 9, "batch_size": 7, "epochs": 2}
+    assert {key: asked[key] for key in expected} == expected
+
+    held_out = [
+        load_config_dataset(digits("data.validation=50", f"seed={seed}")).split("validation")
+        for seed in (0, 1)
+    ]
+    assert not torch.equal(held_out[0].images, held_out[1].images)
 
 
 def rates(*overrides: str) -> list[float]:
