@@ -49,14 +49,13 @@ def run(
     return run
 
 
-def program(*arguments: str | Path, **environment: str) -> Outcome:
+def program(*arguments: str | Path, timeout: float = 120) -> Outcome:
     """The program as its own process."""
     process = subprocess.run(
         [sys.executable, "-m", "mnist_mlp", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=120,
-        env={**os.environ, **environment},
+        timeout=timeout,
     )
     return Outcome(process.returncode, process.stdout, process.stderr)
 

@@ -26,7 +26,7 @@ def test_mnist_yaml_over_five_seeds(mnist_root: Path) -> None:
 
 
 def test_lesson_yaml_to_the_letter(mnist_root: Path) -> None:
-    outcome = program("train", "--config", "lesson", "--root", mnist_root, "--json")
+    outcome = program("train", "--config", "lesson", "--root", mnist_root, "--json", timeout=1000)
     result = json.loads(outcome.out)
     assert result["test_accuracy"] >= 0.975
     passes = result["examples_seen"]
