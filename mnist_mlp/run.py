@@ -319,11 +319,10 @@ class _Run:
 
     def _stopped(self, signal_number: int, update: int) -> StoppedError:
         name = signal.Signals(signal_number).name
-        return StoppedError(
-            f"stopped by {name} after update {update}, and saved; "
-            f"go on with: mnist-mlp train --resume {self.reported}",
-            signal_number,
-        )
+        message = f"stopped by {name} after update {update}"
+        if update and self.reported:
+            message += f", and saved; go on with: mnist-mlp train --resume {self.reported}"
+        return StoppedError(message, signal_number)
 
 
 RESUMABLE = (

@@ -29,6 +29,7 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test in a folder of its own, with no data root from outside and no outside mirror."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MNIST_MLP_DATA", raising=False)
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # where nobody listens
     torch.set_num_threads(1)
 
 

@@ -77,6 +77,15 @@ def test_stopped_anywhere_and_resumed_is_bit_for_bit_the_same(
     assert (result.train_loss, result.updates) == (whole.train_loss, whole.updates)
 
 
+def test_stopped_before_the_first_update_or_dry_there_is_nothing_to_go_on_with() -> None:
+    for dry_run in (False, True):
+        events = run_events(digits(), dry_run=dry_run, stop=lambda: signal.SIGINT)
+        with pytest.raises(StoppedError, match=r"^stopped by SIGINT after update \d+$") as error:
+            list(events)
+        assert error.value.exit_code == 130
+    assert list(Path().glob("runs/*/checkpoints/*")) == []
+
+
 def test_a_finished_run_can_be_resumed_for_more_epochs() -> None:
     longer = train_model(digits("train.epochs=5"), "longer")
     short = train_model(digits(), "short")
