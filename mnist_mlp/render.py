@@ -57,7 +57,7 @@ def show_run(console: Console, events: Iterator["RunEvent"]) -> "RunResult":
 
     columns = (
         progress.TextColumn("{task.description}"),
-        progress.BarColumn(bar_width=None),
+        progress.BarColumn(bar_width=4),
         progress.TextColumn("{task.fields[rate]}"),
         progress.TimeRemainingColumn(compact=True),
     )
@@ -78,9 +78,9 @@ def show_run(console: Console, events: Iterator["RunEvent"]) -> "RunResult":
                 bar.update(
                     task,
                     completed=event.examples_seen,
-                    description=f"epoch {event.epoch}/{epochs}  update {event.updates:,}  "
-                    f"loss {event.loss:.4f}  accuracy {event.accuracy:.2%}",
-                    rate=f"{speed:,.0f} examples/s" if speed else "",
+                    description=f"epoch {event.epoch}/{epochs} update {event.updates:,} "
+                    f"loss {event.loss:.4f} accuracy {event.accuracy:.2%}",
+                    rate=f"{speed / 1000:.1f}k examples/s" if speed else "",
                 )
     assert isinstance(event, RunResult)  # noqa: S101 - the last event always is
     return event
