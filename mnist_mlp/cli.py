@@ -7,6 +7,7 @@ quick. What people read goes to stdout, or to stderr where stdout is kept for `-
 import json
 import math
 import os
+import re
 import signal
 import sys
 from collections import Counter
@@ -390,7 +391,8 @@ def main() -> NoReturn:
         where = f"{error.filename}: " if error.filename else ""
         code = _fail(f"{where}{error.strerror or error}", FILE_SYSTEM_EXIT_CODE)
     except Exception as error:
-        if isinstance(error, MemoryError) or "memory" in str(error):
+        # What PyTorch raises for the CPU is a plain RuntimeError, told by its words alone.
+        if re.search("allocate memory|out of memory", str(error)) or type(error) is MemoryError:
             code = _fail(
                 "not enough memory; make model.layer_sizes or train.batch_size smaller",
                 UsageError.exit_code,

@@ -120,6 +120,7 @@ def load_dataset(
     Raises:
         DataError: A file is altered, or missing and not to be had.
         OSError: The root cannot be written to.
+        ValueError: There is no such data set, or it has no so many examples to hold out.
     """
     if name not in TRAINING_EXAMPLES:
         raise ValueError(f"no data set is called {name!r}: {', '.join(TRAINING_EXAMPLES)}")

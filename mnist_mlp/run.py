@@ -302,9 +302,16 @@ class _Run:
                 {name.removeprefix("optimizer."): value for name, value in state.items()},
             )
             correct, seconds = int(checkpoint.progress["correct"]), checkpoint.progress["seconds"]
-            rows = _rows(self.directory, checkpoint.epoch) or [EpochResult(**checkpoint.metrics)]
+            rows = _rows(self.directory, checkpoint.epoch)
+            if rows and rows[-1].epoch < checkpoint.epoch:
+                rows.append(EpochResult(**checkpoint.metrics))
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{checkpoint.path}: not to be resumed from: {error}") from None
+        if not rows:
+            raise CheckpointError(
+                f"{self.directory / 'metrics.jsonl'}: its row of the untrained network is lost; "
+                "put the file back, or train again"
+            )
         advance(self.schedule, checkpoint.update)
         position = Progress(
             epoch=checkpoint.epoch + 1,
@@ -357,7 +364,7 @@ def _surroundings(was: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
 
 
 def _rows(directory: Path, epochs: int) -> list[EpochResult]:
-    """The rows of metrics.jsonl up to an epoch; a torn last line and what follows are left out."""
+    """The rows of metrics.jsonl up to an epoch, or to the first that is torn or out of turn."""
     rows: list[EpochResult] = []
     try:
         lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -371,7 +378,7 @@ def _rows(directory: Path, epochs: int) -> list[EpochResult]:
         if row.epoch != len(rows) or row.epoch > epochs:
             break
         rows.append(row)
-    return rows if len(rows) == epochs + 1 else []
+    return rows
 
 
 def newest_good_checkpoint(run_dir: Path) -> Checkpoint | None:

@@ -147,6 +147,19 @@ def test_metrics_are_cut_to_the_resumed_position() -> None:
     assert rows(Path("run")) == expected
 
 
+def test_rows_before_a_torn_one_are_kept_and_the_first_is_needed() -> None:
+    train_model(digits(), "run")
+    path = Path("run/metrics.jsonl")
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], lines[2][:20], lines[3]]))
+    result = resumed(digits("train.epochs=4"), "run")
+    assert [row["epoch"] for row in rows(Path("run"))] == [0, 1, 3, 4]
+    assert result.initial_loss == json.loads(lines[0])["train_loss"]
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl: its row of the untrained"):
+        resumed(digits("train.epochs=5"), "run")
+
+
 def test_half_written_files_are_swept() -> None:
     train_model(digits(), "run")
     for folder in ("run", "run/checkpoints"):
