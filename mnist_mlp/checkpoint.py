@@ -6,31 +6,54 @@ shapes, types and values were checked; then the network is built.
 
 import hashlib
 import json
+import logging
+import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NoReturn
 
 import safetensors
 import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, Json, NonNegativeInt
 from torch import Tensor, nn
 
-from mnist_mlp.config import MAX_PARAMETERS, Config
-from mnist_mlp.errors import CheckpointError, DivergedError
+from mnist_mlp.config import TRAINING_EXAMPLES, Config
+from mnist_mlp.errors import CheckpointError, DivergedError, UsageError
 from mnist_mlp.files import write_atomically
 from mnist_mlp.model import build_mlp
+from mnist_mlp.optimizer import remembered
+
+log = logging.getLogger(__name__)
 
 FORMAT_VERSION = "1"
 TRAINING_PREFIX = "train."
 """Begins the name of each tensor that only training needs."""
-MAX_BYTES = 4 * 4 * MAX_PARAMETERS + (1 << 20)
-"""Weights, two moments and an average of the largest network in float32, and a header."""
-MAX_HEADER_BYTES = 1 << 20
+MAX_HEADER_BYTES = 1 << 18
 
 _DIGEST = re.compile(rb'"content_sha256":"([0-9a-f]{64})"')
 _ZEROS = "0" * 64
 _NAME = re.compile(r"epoch-(\d{3,})(?:-update-(\d+))?\.safetensors")
+
+
+class _Metadata(BaseModel):
+    """The header's `__metadata__`, all strings, most of them JSON."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format_version: Literal["1"]
+    config: Json[Config]
+    epoch: Json[NonNegativeInt]
+    update: Json[NonNegativeInt]
+    metrics: Json[dict[str, Any]]
+    environment: Json[dict[str, Any]]
+    order_hash: str
+    data_hashes: Json[dict[str, str]]
+    progress: Json[dict[str, float]]
+    content_sha256: str
 
 
 @dataclass(frozen=True)
@@ -44,8 +67,10 @@ class Checkpoint:
     update: int
     metrics: dict[str, Any]
     environment: dict[str, Any]
+    order_hash: str
+    data_hashes: dict[str, str]
     training: dict[str, Tensor]
-    progress: dict[str, Any]
+    progress: dict[str, float]
 
 
 def save_checkpoint(
@@ -57,8 +82,10 @@ def save_checkpoint(
     update: int,
     metrics: dict[str, Any],
     environment: dict[str, Any],
+    order_hash: str,
+    data_hashes: dict[str, str],
     training: Mapping[str, Tensor],
-    progress: dict[str, Any],
+    progress: dict[str, float],
 ) -> None:
     """Write a checkpoint, whole or not at all.
 
@@ -70,8 +97,10 @@ def save_checkpoint(
         update: Updates done.
         metrics: The newest row of metrics.jsonl.
         environment: What the numbers depend on besides the config.
+        order_hash: Of the order of the examples in the epoch that is next or under way.
+        data_hashes: Of each split.
         training: Tensors that only training needs, by name; the file's names are prefixed.
-        progress: What else training needs, in JSON's types.
+        progress: What else training needs.
 
     Raises:
         DivergedError: A weight is not finite; nothing is written.
@@ -88,6 +117,8 @@ def save_checkpoint(
         "update": str(update),
         "metrics": json.dumps(metrics),
         "environment": json.dumps(environment),
+        "order_hash": order_hash,
+        "data_hashes": json.dumps(data_hashes),
         "progress": json.dumps(progress),
         "content_sha256": _ZEROS,
     }
@@ -97,74 +128,117 @@ def save_checkpoint(
     write_atomically(path, content.replace(placeholder, filled, 1))  # the header comes first
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint file, or the newest one of a run directory.
+def load_checkpoint(path: str | Path, *, best: bool = False) -> Checkpoint:
+    """Read a checkpoint file, or one of a run directory.
+
+    Args:
+        path: A file, which is read or refused; or a run directory, whose newest whole checkpoint
+            is read, with a warning for each newer one that is damaged.
+        best: Of a run directory, the one with the highest validation accuracy (the earliest of
+            equals) instead of the newest.
 
     Raises:
         CheckpointError: There is none, or the file is not a whole checkpoint of ours.
+        UsageError: The best of one file was asked for.
     """
-    path = find_checkpoint(Path(path))
+    path = Path(path)
+    if path.is_file():
+        if best:
+            raise UsageError(f"{path}: the best of a run was asked for, and this is one file of it")
+        return _read(path)
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such run or checkpoint; runs lie under runs/")
+    if not best:
+        if newest := newest_good_checkpoint(path):
+            return newest
+        raise CheckpointError(
+            f"{path}: no checkpoint in this folder; give a run directory that has one"
+        )
+    chosen = None
+    for file in whole_epochs(path):
+        try:
+            checkpoint = _read(file)
+        except CheckpointError as damaged:
+            log.warning("%s", damaged)
+            continue
+        accuracy = checkpoint.metrics.get("validation_accuracy")
+        if accuracy is not None and (
+            chosen is None or accuracy > chosen.metrics["validation_accuracy"]
+        ):
+            chosen = checkpoint
+    if chosen is None:
+        raise CheckpointError(
+            f"{path}: no whole checkpoint with a validation accuracy; train with data.validation"
+        )
+    return chosen
+
+
+def newest_good_checkpoint(run_dir: Path) -> Checkpoint | None:
+    """The newest checkpoint of a run that is whole; None where it has not saved any.
+
+    Raises:
+        CheckpointError: There are some, and all are damaged.
+    """
+    error = None
+    for path in reversed(list_checkpoints(run_dir)):
+        try:
+            return _read(path)
+        except CheckpointError as damaged:
+            log.warning("%s", damaged)
+            error = damaged
+    if error:
+        raise error
+    return None
+
+
+def _read(path: Path) -> Checkpoint:
+    """A checkpoint file; believed, and held in memory, only as far as it was checked.
+
+    The header names a config, the config a network and an optimizer, and these every tensor's
+    shape and so the size of the file, before the rest of it is read.
+    """
+
+    def refuse(reason: str) -> NoReturn:
+        raise CheckpointError(f"{path}: {reason}; choose another checkpoint, or train again")
+
     try:
         with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+            head = file.read(8)
+            header_size = int.from_bytes(head, "little")
+            if header_size > MAX_HEADER_BYTES:
+                refuse("not a checkpoint of mnist-mlp, or damaged")
+            head += file.read(header_size)
+            metadata = _check_header(head, os.fstat(file.fileno()).st_size, refuse)
+            content = head + file.read()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
-
-    def refuse(reason: str) -> CheckpointError:
-        return CheckpointError(f"{path}: {reason}; choose another checkpoint, or train again")
-
-    _verify_digest(content, refuse)
+    _check_digest(content, refuse)
     try:
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        metadata = header["__metadata__"]
-        if metadata["format_version"] != FORMAT_VERSION:
-            raise refuse(f"its format version is not {FORMAT_VERSION}")
-        config = Config.model_validate_json(metadata["config"])
-        epoch, update = int(metadata["epoch"]), int(metadata["update"])
-        metrics, environment, progress = (
-            dict(json.loads(metadata[key])) for key in ("metrics", "environment", "progress")
-        )
         tensors = safetensors.torch.load(content)
-    except (KeyError, TypeError, ValueError, RecursionError, safetensors.SafetensorError) as error:
-        raise refuse(f"damaged ({type(error).__name__})") from None
-
-    model = build_mlp(config.model.layer_sizes, config.model.activation, seed=0)
-    expected = model.state_dict()
+    except safetensors.SafetensorError:
+        refuse("damaged (SafetensorError)")
     if bad := _not_finite(tensors):
-        raise refuse(f"{bad} holds a number that is not finite")
+        refuse(f"{bad} holds a number that is not finite")
     training = {
         name.removeprefix(TRAINING_PREFIX): tensors.pop(name)
         for name in list(tensors)
         if name.startswith(TRAINING_PREFIX)
     }
-    if tensors.keys() != expected.keys():
-        odd = sorted(tensors.keys() ^ expected.keys())[0]
-        raise refuse(f"its tensors are not those of its config's network (see {odd})")
-    for name, wanted in expected.items():
-        tensor = tensors[name]
-        if tensor.shape != wanted.shape or tensor.dtype != wanted.dtype:
-            raise refuse(
-                f"{name} is {tuple(tensor.shape)} of {tensor.dtype}, "
-                f"where its config's network has {tuple(wanted.shape)} of {wanted.dtype}"
-            )
-    model.load_state_dict(tensors)
-    return Checkpoint(path, config, model, epoch, update, metrics, environment, training, progress)
-
-
-def find_checkpoint(path: Path) -> Path:
-    """A checkpoint file itself, or the newest one in a run directory.
-
-    Raises:
-        CheckpointError: There is none.
-    """
-    if path.is_file():
-        return path
-    if not path.exists():
-        raise CheckpointError(f"{path}: no such run or checkpoint; runs lie under runs/")
-    if checkpoints := list_checkpoints(path):
-        return checkpoints[-1]
-    raise CheckpointError(
-        f"{path}: no checkpoint in this folder; give a run directory that has one"
+    config = metadata.config
+    model = _skeleton(config)
+    model.load_state_dict(tensors, assign=True)
+    return Checkpoint(
+        path=path,
+        config=config,
+        model=model,
+        epoch=metadata.epoch,
+        update=metadata.update,
+        metrics=metadata.metrics,
+        environment=metadata.environment,
+        order_hash=metadata.order_hash,
+        data_hashes=metadata.data_hashes,
+        training=training,
+        progress=metadata.progress,
     )
 
 
@@ -176,6 +250,12 @@ def list_checkpoints(run_dir: Path) -> list[Path]:
         if (match := _NAME.fullmatch(path.name)) and path.is_file():
             found[int(match[1]), int(match[2] or 0)] = path
     return [found[position] for position in sorted(found)]
+
+
+def whole_epochs(run_dir: Path) -> dict[Path, int]:
+    """The checkpoints of a run directory that were written at an epoch's end, oldest first."""
+    matches = ((path, _NAME.fullmatch(path.name)) for path in list_checkpoints(run_dir))
+    return {path: int(match[1]) for path, match in matches if match and match[2] is None}
 
 
 def checkpoint_path(run_dir: Path, epoch: int, update: int | None = None) -> Path:
@@ -192,27 +272,70 @@ def weights_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _verify_digest(content: bytes, refuse: Callable[[str], CheckpointError]) -> None:
-    if len(content) > MAX_BYTES:
-        raise refuse(f"over {MAX_BYTES:,} bytes, which is no network of ours")
-    span = _digest_span(content)
-    if span is None:
-        raise refuse("not a checkpoint of mnist-mlp, or damaged")
-    start, end = span
+def _check_header(head: bytes, file_size: int, refuse: Callable[[str], NoReturn]) -> _Metadata:
+    """Check a header, against its own config and the file's size; its metadata."""
+    if len(head) < 8 or not head[8:].startswith(b"{") or len(_DIGEST.findall(head)) != 1:
+        refuse("not a checkpoint of mnist-mlp, or damaged")
+    try:
+        header = json.loads(head[8:], object_pairs_hook=_unique)
+        named = header.pop("__metadata__")
+        if named["format_version"] != FORMAT_VERSION:
+            refuse(f"its format version is not {FORMAT_VERSION}")
+        metadata = _Metadata.model_validate(named)
+        found = {name: (entry["dtype"], list(entry["shape"])) for name, entry in header.items()}
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        refuse(f"damaged ({type(error).__name__})")
+
+    config = metadata.config
+    expected = {name: list(t.shape) for name, t in _skeleton(config).state_dict().items()}
+    if any(name.startswith(TRAINING_PREFIX) for name in found):  # else: weights only
+        names = remembered(config.optimizer.name, config.optimizer.momentum)
+        expected |= {
+            f"{TRAINING_PREFIX}optimizer.{name}.{key}": [] if key == "step" else shape
+            for name, shape in expected.items()
+            for key in names
+        }
+    losses = TRAINING_PREFIX + "losses"  # (updates,), only within an epoch
+    if losses in found:
+        updates = len(shape := found[losses][1]) == 1 and shape[0]
+        if type(updates) is not int or not 0 < updates <= max(TRAINING_EXAMPLES.values()):
+            refuse(f"{losses} is {str(shape)[:80]}, which is no part of an epoch")
+        expected[losses] = [updates]
+    if found.keys() != expected.keys():
+        odd = min(found.keys() ^ expected.keys())[:80]
+        refuse(f"its tensors are not those of its config's network (see {odd})")
+    for name, shape in expected.items():
+        if found[name] != ("F32", shape):
+            refuse(
+                f"{name} is {str(found[name][1])[:80]} of {str(found[name][0])[:80]}, "
+                f"where its config has {shape} of F32"
+            )
+    if file_size != len(head) + 4 * sum(map(math.prod, expected.values())):
+        refuse("damaged: cut short, or longer than its header says")
+    return metadata
+
+
+def _skeleton(config: Config) -> nn.Sequential:
+    """A config's network without memory for its numbers."""
+    with torch.device("meta"):
+        return build_mlp(config.model.layer_sizes, config.model.activation)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
+        raise ValueError
+    return unique
+
+
+def _check_digest(content: bytes, refuse: Callable[[str], NoReturn]) -> None:
+    match = _DIGEST.search(content)  # the one in the header, which comes first
+    start, end = match.span(1) if match else (0, 0)
     digest = hashlib.sha256(content[:start])
     digest.update(_ZEROS.encode())
-    digest.update(content[end:])
+    digest.update(memoryview(content)[end:])
     if digest.hexdigest().encode() != content[start:end]:
-        raise refuse("damaged: its content does not match its own digest")
-
-
-def _digest_span(content: bytes) -> tuple[int, int] | None:
-    """Where the digest's 64 characters are in the header; None unless there is exactly one."""
-    size = int.from_bytes(content[:8], "little")
-    if size > MAX_HEADER_BYTES or 8 + size > len(content):
-        return None
-    matches = list(_DIGEST.finditer(content, 8, 8 + size))
-    return matches[0].span(1) if len(matches) == 1 else None
+        refuse("damaged: its content does not match its own digest")
 
 
 def _not_finite(tensors: dict[str, Tensor]) -> str | None:

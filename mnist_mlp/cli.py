@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from mnist_mlp.__main__ import end
+from mnist_mlp.__main__ import STOP_SIGNALS, end
 from mnist_mlp.config import (
     DATA_ROOT_VARIABLE,
     LESSON_LAYER_SIZES,
@@ -60,6 +60,9 @@ Overrides = Annotated[
 Target = Annotated[
     Path | None,
     typer.Argument(metavar="RUN|CHECKPOINT", help="Default: the newest run under runs/."),
+]
+BestOption = Annotated[
+    bool, typer.Option("--best", help="Of a run, the best by validation instead of the newest.")
 ]
 RootOption = Annotated[
     str | None,
@@ -142,6 +145,7 @@ def train(
 @app.command(name="eval")
 def evaluate(
     target: Target = None,
+    best: BestOption = False,
     split: SplitOption = "test",
     device: DeviceOption = None,
     root: RootOption = None,
@@ -162,7 +166,7 @@ def evaluate(
         )
 
         place = resolve_device(device or "auto")
-        checkpoint = load_checkpoint(target or newest_run())
+        checkpoint = load_checkpoint(target or newest_run(), best=best)
         config = checkpoint.config
         data = load_config_dataset(config, root or os.environ.get(DATA_ROOT_VARIABLE))
         with cpu_threads(threads_of(config)):  # as in training, so that the figures are the same
@@ -255,6 +259,7 @@ def check_the_lesson(
 @app.command()
 def trace(
     target: Target = None,
+    best: BestOption = False,
     index: Annotated[int, typer.Option(min=0, help="Which image of the split.")] = 0,
     split: SplitOption = "test",
     untrained: Annotated[
@@ -272,8 +277,8 @@ def trace(
     debug: DebugOption = False,
 ) -> None:
     """Take one image through the lesson's eight steps, with a real network's numbers."""
-    if untrained and target:
-        raise UsageError("--untrained takes no RUN or CHECKPOINT; name a --config instead")
+    if untrained and (target or best):
+        raise UsageError("--untrained takes no RUN, CHECKPOINT or --best; name a --config instead")
     fresh = _load(config, None, root) if untrained else None
     with open_console(json_, quiet) as console:
         from mnist_mlp.checkpoint import load_checkpoint
@@ -288,7 +293,7 @@ def trace(
             )
             console.print(f"an untrained network, seed {fresh.seed}")
         else:
-            checkpoint = load_checkpoint(target or newest_run())
+            checkpoint = load_checkpoint(target or newest_run(), best=best)
             loaded, model = checkpoint.config, checkpoint.model
             console.print(str(checkpoint.path))
         data = load_config_dataset(loaded, root or os.environ.get(DATA_ROOT_VARIABLE))
@@ -408,7 +413,7 @@ def main() -> NoReturn:
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], int | None]]:
-    """Note the first SIGINT or SIGTERM, for training to save and end; the second ends at once.
+    """Note the first of `STOP_SIGNALS`, for training to save and end; the second ends at once.
 
     Gives what tells the noted signal's number. It is asked first once training has begun; until
     then there is nothing to save, and a signal ends the program where it is.
@@ -426,8 +431,8 @@ def _stop_signals() -> Iterator[Callable[[], int | None]]:
         asked = True
         return noted[0] if noted else None
 
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    before = {n: handler for n, handler in handlers.items() if handler != signal.SIG_IGN}
     for number in before:
         signal.signal(number, note)
     try:

@@ -79,20 +79,24 @@ def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]
     }
 
 
+def remembered(name: str, momentum: float) -> tuple[str, ...]:
+    """What an optimizer, by name, keeps for each parameter: PyTorch's names for its state."""
+    if name == "sgd":
+        return ("momentum_buffer",) if momentum else ()
+    return ("step", "exp_avg", "exp_avg_sq")
+
+
 def restore_optimizer(optimizer: Optimizer, model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Put back what `optimizer_state` gave.
 
     Raises:
         ValueError: A name or a shape is not one that this optimizer has for this model.
     """
-    remembered = {
-        "SGD": ["momentum_buffer"] if optimizer.defaults.get("momentum") else [],
-        "Adam": ["step", "exp_avg", "exp_avg_sq"],
-        "AdamW": ["step", "exp_avg", "exp_avg_sq"],
-    }[type(optimizer).__name__]
+    momentum = optimizer.defaults.get("momentum", 0.0)
+    keys = remembered(type(optimizer).__name__.lower(), momentum)
     left = dict(state)
     for name, parameter in model.named_parameters():
-        for key in remembered:
+        for key in keys:
             value = left.pop(f"{name}.{key}", None)
             shape = torch.Size() if key == "step" else parameter.shape
             if value is None or value.shape != shape or value.dtype != torch.float32:

@@ -4,6 +4,7 @@ A run directory holds `config.yaml` (resolved; it can be trained from again), `e
 `metrics.jsonl` (a row an epoch) and `checkpoints/`. Only this module unpacks the config.
 """
 
+import hashlib
 import json
 import logging
 import math
@@ -14,7 +15,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Container, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
@@ -23,21 +24,23 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from torch import nn
+from torch import Tensor, nn
 
 from mnist_mlp.backprop import Backward, autograd, chain_rule, is_linear_relu_stack
 from mnist_mlp.checkpoint import (
     Checkpoint,
     checkpoint_path,
     list_checkpoints,
-    load_checkpoint,
+    newest_good_checkpoint,
     save_checkpoint,
     weights_sha256,
+    whole_epochs,
 )
 from mnist_mlp.config import Config
-from mnist_mlp.data import Dataset, Split, load_dataset
+from mnist_mlp.data import Dataset, Split, epoch_order, load_dataset
 from mnist_mlp.errors import (
     CheckpointError,
+    DataError,
     DeviceError,
     DivergedError,
     RunInUseError,
@@ -140,6 +143,9 @@ def run_events(
     """
     device = resolve_device(config.device)
     if run_dir is not None and not resume:
+        if Path(run_dir, ".lock").exists():
+            with _lock(Path(run_dir)):
+                pass  # that another process trains there is told before that it has saved
         _refuse_used(Path(run_dir))
     with cpu_threads(threads_of(config)):
         data = load_config_dataset(config).to(device)
@@ -181,13 +187,20 @@ class _Run:
         )
         backward_name, self.backward = _choose_backward(train.backward, self.model)
         self.environment = describe_environment(config.seed, device) | {"backward": backward_name}
+        self.data_hashes = {
+            name: _sha256(*split)
+            for name in ("train", "validation", "test")
+            if (split := getattr(data, name))
+        }
+        self.rows: list[EpochResult] = []
 
     def events(
         self, checkpoint: Checkpoint | None, stop: Callable[[], int | None]
     ) -> Generator[RunEvent, None, None]:
         """Train from the checkpoint or from the start, and put into the directory what happens."""
         config, data, directory = self.config, self.data, self.directory
-        position, rows, before = self._restore(checkpoint) if checkpoint else (None, [], 0.0)
+        position, before = self._restore(checkpoint) if checkpoint else (None, 0.0)
+        rows = self.rows
         write_atomically(directory / "environment.json", _json(self.environment))
         write_atomically(directory / "config.yaml", config.to_yaml().encode())
         write_atomically(directory / "metrics.jsonl", b"".join(_json(asdict(row)) for row in rows))
@@ -228,9 +241,9 @@ class _Run:
                     rows.append(row)
                     append(directory / "metrics.jsonl", _json(asdict(row)))
                     last = event.epoch == config.train.epochs
-                    due = event.epoch and event.epoch % config.checkpoint.every_epochs == 0
-                    if last or due or (stopped and event.epoch):
-                        self._save(rows[-1], None, seconds)
+                    due = event.epoch % config.checkpoint.every_epochs == 0
+                    if event.epoch and (last or due or stopped or self._best_epoch() is row):
+                        self._save(None, seconds)
                         saved = time.monotonic()
                     yield row
                     if not event.epoch:
@@ -240,7 +253,7 @@ class _Run:
                 else:
                     yield event
                     if stopped and len(event.losses) < self.batches:
-                        self._save(rows[-1], event, seconds)
+                        self._save(event, seconds)
                         raise self._stopped(stopped, event.updates)
         except DivergedError as error:
             good = list_checkpoints(directory) if self.reported else []
@@ -264,8 +277,12 @@ class _Run:
             model=self.model,
         )
 
-    def _save(self, row: EpochResult, within: Progress | None, seconds: float) -> None:
-        """Write a checkpoint, at an epoch's end or within the next; then let go of old ones."""
+    def _save(self, within: Progress | None, seconds: float) -> None:
+        """Write a checkpoint, at an epoch's end or within the next; then let go of old ones.
+
+        Kept are the newest and the best by validation.
+        """
+        row = self.rows[-1]
         update = within.updates if within else row.updates
         save_checkpoint(
             checkpoint_path(self.directory, row.epoch, update if within else None),
@@ -275,6 +292,8 @@ class _Run:
             update=update,
             metrics=asdict(row),
             environment=self.environment,
+            order_hash=self._order_hash(row.epoch + 1),
+            data_hashes=self.data_hashes,
             training={
                 **{
                     f"optimizer.{name}": value
@@ -284,14 +303,36 @@ class _Run:
             },
             progress={"correct": within.correct if within else 0, "seconds": seconds},
         )
+        best = self._best_epoch(set(whole_epochs(self.directory).values()))
         for old in list_checkpoints(self.directory)[: -self.config.checkpoint.keep]:
-            old.unlink()
+            if best is None or old != checkpoint_path(self.directory, best.epoch):
+                old.unlink()
 
-    def _restore(self, checkpoint: Checkpoint) -> tuple[Progress, list[EpochResult], float]:
-        """Put the run back to where a checkpoint was written: position, rows, seconds so far."""
+    def _best_epoch(self, among: Container[int] | None = None) -> EpochResult | None:
+        """The earliest epoch of the highest validation accuracy, as `load_checkpoint` has it."""
+        trained = [row for row in self.rows if row.epoch and (not among or row.epoch in among)]
+        return max(
+            (row for row in trained if row.validation_accuracy is not None),
+            key=lambda row: row.validation_accuracy or 0.0,
+            default=None,
+        )
+
+    def _order_hash(self, epoch: int) -> str:
+        return _sha256(epoch_order(len(self.data.train.labels), self.config.seed, epoch))
+
+    def _restore(self, checkpoint: Checkpoint) -> tuple[Progress, float]:
+        """Put the run back to where a checkpoint was written: position, seconds so far."""
         _refuse_changes(checkpoint.config, self.config, checkpoint.epoch)
+        for name, digest in checkpoint.data_hashes.items():
+            if digest != self.data_hashes.get(name):
+                raise DataError(
+                    f"{self.data.name}: its {name} split is not the one that "
+                    f"{checkpoint.path} was trained with; train again"
+                )
         for what in _surroundings(checkpoint.environment, self.environment):
             log.warning("resuming, but not bit for bit: %s", what)
+        if checkpoint.order_hash != self._order_hash(checkpoint.epoch + 1):
+            log.warning("resuming, but not bit for bit: PyTorch shuffles the examples otherwise")
         self.model.load_state_dict(checkpoint.model.state_dict())
         state = dict(checkpoint.training)
         losses = state.pop("losses", torch.empty(0))
@@ -302,16 +343,22 @@ class _Run:
                 {name.removeprefix("optimizer."): value for name, value in state.items()},
             )
             correct, seconds = int(checkpoint.progress["correct"]), checkpoint.progress["seconds"]
-            rows = _rows(self.directory, checkpoint.epoch)
-            if rows and rows[-1].epoch < checkpoint.epoch:
-                rows.append(EpochResult(**checkpoint.metrics))
+            self.rows = _rows(self.directory, checkpoint.epoch)
+            if self.rows and self.rows[-1].epoch < checkpoint.epoch:
+                self.rows.append(EpochResult(**checkpoint.metrics))
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{checkpoint.path}: not to be resumed from: {error}") from None
-        if not rows:
+        if not self.rows:
             raise CheckpointError(
                 f"{self.directory / 'metrics.jsonl'}: its row of the untrained network is lost; "
                 "put the file back, or train again"
             )
+        for newer in reversed(list_checkpoints(self.directory)):
+            if newer == checkpoint.path:
+                break
+            # Damaged, or it would have been chosen: kept for whoever wants to look into it, but
+            # never again taken for the newest.
+            newer.replace(newer.with_name(f"{newer.name}.damaged"))
         advance(self.schedule, checkpoint.update)
         position = Progress(
             epoch=checkpoint.epoch + 1,
@@ -322,7 +369,7 @@ class _Run:
             losses=losses.to(self.data.train.images.device),
             correct=correct,
         )
-        return position, rows, float(seconds)
+        return position, float(seconds)
 
     def _stopped(self, signal_number: int, update: int) -> StoppedError:
         name = signal.Signals(signal_number).name
@@ -379,24 +426,6 @@ def _rows(directory: Path, epochs: int) -> list[EpochResult]:
             break
         rows.append(row)
     return rows
-
-
-def newest_good_checkpoint(run_dir: Path) -> Checkpoint | None:
-    """The newest checkpoint of a run that is whole; None where it has not saved any.
-
-    Raises:
-        CheckpointError: There are some, and all are damaged.
-    """
-    error = None
-    for path in reversed(list_checkpoints(run_dir)):
-        try:
-            return load_checkpoint(path)
-        except CheckpointError as damaged:
-            log.warning("%s", damaged)
-            error = damaged
-    if error:
-        raise error
-    return None
 
 
 @contextmanager
@@ -562,6 +591,13 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return described.stdout.strip()
+
+
+def _sha256(*tensors: Tensor) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.cpu().contiguous().numpy().data)  # no copy
+    return digest.hexdigest()
 
 
 def _json(value: dict[str, Any]) -> bytes:
