@@ -1,5 +1,6 @@
 """What people read: runs, evaluations, the lesson's claims, traces, on a terminal or in a pipe."""
 
+import errno
 import logging
 import math
 import os
@@ -24,7 +25,18 @@ if TYPE_CHECKING:
 
 
 class _Console(Console):
-    """A console that outlives its reader: a closed pipe silences it and stops nothing."""
+    """A console that outlives its reader: a closed pipe silences it and stops nothing.
+
+    A closed terminal does the same; it differs in the error that a write ends in.
+    """
+
+    def _check_buffer(self) -> None:
+        try:
+            super()._check_buffer()
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            self.on_broken_pipe()
 
     def on_broken_pipe(self) -> None:
         self.quiet = True

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import pickle
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -193,13 +194,86 @@ def test_wrong_types_and_numbers_are_refused_though_the_digest_is_right() -> Non
         load_checkpoint(path)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_finite_is_never_written(value: float) -> None:
-    saved()
-    before = Path("c.safetensors").read_bytes()
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_is_neither_written_nor_read_in_any_tensor(value: float) -> None:
+    path = saved()
+    before = path.read_bytes()
+    header, body = header_of(before)
     with pytest.raises(DivergedError, match=r"layer1\.bias is not finite after update 30"):
         saved(bias=torch.full((4,), value))
-    assert Path("c.safetensors").read_bytes() == before
+    tensors = header.keys() - {"__metadata__"}
+    assert len(tensors) == 8
+    for name in tensors:
+        if name.startswith("train."):
+            bad = torch.full(header[name]["shape"], value)
+            with pytest.raises(DivergedError, match=f"^{name} is not finite"):
+                saved(training={name.removeprefix("train."): bad})
+        end = header[name]["data_offsets"][1]
+        path.write_bytes(sealed(header, body[: end - 4] + struct.pack("<f", value) + body[end:]))
+        with pytest.raises(CheckpointError, match=f"{name} holds a number that is not finite"):
+            load_checkpoint(path)
+        path.write_bytes(before)
+    assert load_checkpoint(path).epoch == 2
+
+
+def test_tensors_that_its_config_does_not_have_are_refused() -> None:
+    path = saved()
+    header, body = header_of(path.read_bytes())
+    moment = "train.optimizer.layer1.bias.momentum_buffer"
+    at = header[moment]["data_offsets"]
+    empty = {"dtype": "F32", "shape": [0], "data_offsets": [len(body), len(body)]}
+    for changed, odd in [
+        ({k: v for k, v in header.items() if k != moment}, moment),
+        (header | {"train.optimizer.layer1.bias.exp_avg": header[moment]}, "exp_avg"),
+        (header | {"train.extra": empty}, "train.extra"),
+        (header | {"layer3.bias": header["layer2.bias"]}, "layer3.bias"),
+        (header | {"train.losses": empty}, "train.losses is [0]"),
+        (header | {"train.losses": empty | {"shape": [60_001]}}, "train.losses is [60001]"),
+        (header | {"train.losses": empty | {"shape": [True]}}, "train.losses is [True]"),
+        (header | {moment: {"dtype": "F32", "shape": [2, 2], "data_offsets": at}}, "[2, 2]"),
+    ]:
+        path.write_bytes(sealed(changed, body))
+        with pytest.raises(CheckpointError, match=re.escape(odd)):
+            load_checkpoint(path)
+
+
+def test_weights_alone_are_a_checkpoint_too() -> None:
+    path = saved()
+    header, body = header_of(path.read_bytes())
+    kept = {name: entry for name, entry in header.items() if not name.startswith("train.")}
+    end = max(entry["data_offsets"][1] for name, entry in kept.items() if name[0] != "_")
+    path.write_bytes(sealed(kept, body[:end]))
+    assert load_checkpoint(path).training == {}
+
+
+@pytest.mark.parametrize(
+    ("once", "twice"),
+    [
+        (b'{"__metadata__":', b'{"__metadata__":{},"__metadata__":'),
+        (b'{"__metadata__":', b'{"layer1.bias":{},"__metadata__":'),
+        (b'"epoch":"2"', b'"epoch":"2","epoch":"2"'),
+        (b'"shape":[4]', b'"shape":[4],"shape":[4]'),
+    ],
+)
+def test_a_name_that_comes_twice_is_refused(once: bytes, twice: bytes) -> None:
+    path = saved()
+    header, body = header_of(path.read_bytes())
+    header["__metadata__"]["content_sha256"] = "0" * 64
+    text = json.dumps(header, separators=(",", ":")).encode().replace(once, twice, 1)
+    content = struct.pack("<Q", len(text)) + text + body
+    digest = hashlib.sha256(content).hexdigest()
+    path.write_bytes(content.replace(b"0" * 64, digest.encode(), 1))
+    with pytest.raises(CheckpointError, match=r"damaged \(ValueError\)"):
+        load_checkpoint(path)
+
+
+def test_a_file_longer_or_shorter_than_its_header_says_is_refused() -> None:
+    path = saved()
+    header, body = header_of(path.read_bytes())
+    for other in (body + b"\0", body + bytes(4096), body[:-4], b""):
+        path.write_bytes(sealed(header, other))
+        with pytest.raises(CheckpointError, match="cut short, or longer"):
+            load_checkpoint(path)
 
 
 def test_finding_checkpoints() -> None:

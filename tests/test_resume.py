@@ -1,20 +1,28 @@
 """A run that was stopped, killed or damaged goes on exactly where it was."""
 
+import fcntl
 import json
+import os
+import pty
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
+from mnist_mlp import run as run_module
 from mnist_mlp import train
 from mnist_mlp.checkpoint import list_checkpoints, load_checkpoint
 from mnist_mlp.config import Config, load_config
-from mnist_mlp.errors import CheckpointError, RunInUseError, StoppedError, UsageError
+from mnist_mlp.data import Dataset, Split, epoch_order
+from mnist_mlp.errors import CheckpointError, DataError, RunInUseError, StoppedError, UsageError
 from mnist_mlp.run import RunResult, run_events, train_model
 from tests.conftest import Outcome, program
 
@@ -137,6 +145,93 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
         resumed(digits(), "run")
 
 
+def test_the_only_good_checkpoint_outlives_a_damaged_newer_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(train, "PROGRESS_S", 0)
+    whole = train_model(digits("checkpoint.keep=2"), "run")
+    newest = list_checkpoints(Path("run"))[-1]
+    newest.write_bytes(newest.read_bytes()[:-1])
+    damaged = newest.read_bytes()
+    stopped_after(5, digits("checkpoint.keep=1"), "run", resume=True)
+    assert [path.stem for path in list_checkpoints(Path("run"))] == ["epoch-002-update-36"]
+    assert newest.with_name("epoch-003.safetensors.damaged").read_bytes() == damaged
+    assert resumed(digits(), "run").weights_sha256 == whole.weights_sha256
+
+
+WAVERING = (
+    "train.epochs=5", "checkpoint.keep=1", "data.validation=200", "optimizer.learning_rate=1.0",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_the_best_by_validation_is_kept_and_found(every: int, run: Callable[..., Outcome]) -> None:
+    train_model(digits(*WAVERING, f"checkpoint.every_epochs={every}"), "run")
+    accuracies = {row["epoch"]: row["validation_accuracy"] for row in rows(Path("run"))[1:]}
+    best = max(accuracies, key=lambda epoch: (accuracies[epoch], -epoch))
+    assert best not in (1, 4, 5)  # or this test shows nothing
+    kept = [path.stem for path in list_checkpoints(Path("run"))]
+    assert kept == [f"epoch-{best:03d}", "epoch-005"]
+    arguments = ("eval", "run", "--split", "validation", "--json")
+    newest, at_best = (json.loads(run(*arguments, *more).out) for more in ((), ("--best",)))
+    assert at_best["accuracy"] == accuracies[best] > newest["accuracy"] == accuracies[5]
+    assert f"epoch-{best:03d}.safetensors" in run("trace", "run", "--best", "--quiet").err + (
+        run("trace", "run", "--best").out
+    )
+
+
+def test_the_best_of_what_has_none_is_refused(run: Callable[..., Outcome]) -> None:
+    train_model(digits(), "run")
+    outcome = run("eval", "run", "--best")
+    assert outcome.code == 4
+    assert "train with data.validation" in outcome.err
+    outcome = run("eval", "run/checkpoints/epoch-003.safetensors", "--best")
+    assert outcome.code == 2
+    assert "this is one file" in outcome.err
+
+
+def test_other_data_are_refused_and_another_order_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    train_model(digits(), "run")
+    load = run_module.load_config_dataset
+
+    def altered(config: Config) -> Dataset:
+        data = load(config)
+        labels = data.test.labels.clone()
+        labels[0] = 9 - labels[0]
+        return data._replace(test=Split(data.test.images, labels))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "load_config_dataset", altered)
+        with pytest.raises(DataError, match="digits: its test split is not the one"):
+            resumed(digits("train.epochs=4"), "run")
+
+    def reversed_order(examples: int, seed: int, epoch: int) -> torch.Tensor:
+        return epoch_order(examples, seed, epoch).flip(0)
+
+    monkeypatch.setattr(run_module, "epoch_order", reversed_order)
+    resumed(digits("train.epochs=4"), "run")
+    assert caplog.messages == [
+        "resuming, but not bit for bit: PyTorch shuffles the examples otherwise"
+    ]
+
+
+def test_a_checkpoint_of_another_torch_is_read_and_resumed_from(
+    run: Callable[..., Outcome],
+) -> None:
+    """Written by torch 2.13.0; 784-1-10 with Adam, to be small."""
+    shutil.copytree(Path(__file__).parent / "torch-2.13", "run")
+    evaluation = json.loads(run("eval", "run", "--json").out)
+    written = rows(Path("run"))[1]
+    assert evaluation["accuracy"] == written["test_accuracy"]
+    assert evaluation["loss"] == pytest.approx(written["test_loss"], rel=1e-6)
+    outcome = run("train", "--resume", "run", "train.epochs=2", "--json")
+    assert outcome.code == 0
+    assert f"torch was 2.13.0+cpu, is {torch.__version__}" in outcome.err
+    assert json.loads(outcome.out)["updates"] == 180
+
+
 def test_metrics_are_cut_to_the_resumed_position() -> None:
     train_model(digits(), "run")
     list_checkpoints(Path("run"))[-1].unlink()
@@ -175,6 +270,10 @@ def test_one_trainer_in_a_run_directory() -> None:
         train_model(digits(), "run")
     with pytest.raises(RunInUseError):
         resumed(digits(), "run")
+    while not list_checkpoints(Path("run")):
+        next(events)
+    with pytest.raises(RunInUseError):  # sooner than that it holds a checkpoint
+        train_model(digits(), "run")
     list(events)
     resumed(digits("train.epochs=4"), "run")
 
@@ -211,7 +310,7 @@ def wait_for(path: str, process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_the_program_resumes(sent: signal.Signals) -> None:
     whole = train_model(load_config("digits", LONG), "whole")
     process = start("--config", "digits", "--run-dir", "run", *LONG)
@@ -225,6 +324,30 @@ def test_a_signal_saves_and_the_program_resumes(sent: signal.Signals) -> None:
     assert outcome.code == 0
     assert ", resumed after update " in outcome.err
     assert json.loads(outcome.out)["weights_sha256"] == whole.weights_sha256
+
+
+def test_a_closed_terminal_saves() -> None:
+    whole = train_model(load_config("digits", LONG), "whole")
+    terminal, its_end = pty.openpty()
+
+    def take_terminal() -> None:
+        os.setsid()
+        fcntl.ioctl(its_end, termios.TIOCSCTTY, 0)
+
+    command = [sys.executable, "-m", "mnist_mlp", "train", "--config", "digits", *LONG]
+    process = subprocess.Popen(
+        [*command, "--run-dir", "run"],
+        stdin=its_end, stdout=its_end, stderr=its_end, preexec_fn=take_terminal, text=True,
+    )  # fmt: skip
+    STARTED.append(process)
+    os.close(its_end)
+    seen = b""
+    while b" 1/60" not in seen:
+        seen += os.read(terminal, 1 << 16)
+    os.close(terminal)
+    assert process.wait(timeout=60) == 128 + signal.SIGHUP
+    assert 0 < load_checkpoint("run").epoch < 60
+    assert resumed(load_config("digits", LONG), "run").weights_sha256 == whole.weights_sha256
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
