@@ -299,15 +299,15 @@ def _check_header(head: bytes, file_size: int, refuse: Callable[[str], NoReturn]
     if losses in found:
         updates = len(shape := found[losses][1]) == 1 and shape[0]
         if type(updates) is not int or not 0 < updates <= max(TRAINING_EXAMPLES.values()):
-            refuse(f"{losses} is {str(shape)[:80]}, which is no part of an epoch")
+            refuse(f"{losses} is {_shown(shape)}, which is no part of an epoch")
         expected[losses] = [updates]
     if found.keys() != expected.keys():
-        odd = min(found.keys() ^ expected.keys())[:80]
+        odd = _shown(min(found.keys() ^ expected.keys()))
         refuse(f"its tensors are not those of its config's network (see {odd})")
     for name, shape in expected.items():
         if found[name] != ("F32", shape):
             refuse(
-                f"{name} is {str(found[name][1])[:80]} of {str(found[name][0])[:80]}, "
+                f"{name} is {_shown(found[name][1])} of {_shown(found[name][0])}, "
                 f"where its config has {shape} of F32"
             )
     if file_size != len(head) + 4 * sum(map(math.prod, expected.values())):
@@ -319,6 +319,11 @@ def _skeleton(config: Config) -> nn.Sequential:
     """A config's network without memory for its numbers."""
     with torch.device("meta"):
         return build_mlp(config.model.layer_sizes, config.model.activation)
+
+
+def _shown(value: object) -> str:
+    """What a file says, short and on one line whatever it is."""
+    return ascii(value).strip("'")[:80]
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
