@@ -11,19 +11,18 @@ from torch import Tensor, nn
 
 from mnist_mlp.loss import cross_entropy, softmax
 
-Backward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""From images (B, D) and labels (B,) to the mean loss () and the logits (B, C), both detached."""
+Backward = Callable[[Tensor, Tensor], Tensor]
+"""From images (B, D) and labels (B,) to the logits (B, C), detached."""
 
 
 def autograd(model: nn.Module) -> Backward:
     """Gradients by PyTorch's automatic differentiation, for any model."""
 
-    def backward(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(images: Tensor, labels: Tensor) -> Tensor:
         model.zero_grad(set_to_none=True)
-        logits = model(images)
-        loss = cross_entropy(logits, labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss.detach(), logits.detach()
+        logits: Tensor = model(images)
+        cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]
+        return logits.detach()
 
     return backward
 
@@ -43,7 +42,7 @@ def chain_rule(model: nn.Sequential) -> Backward:
     one_hot = torch.eye(layers[-1].out_features).to(weights[0])  # row k: y of label k
 
     @torch.no_grad()
-    def backward(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(images: Tensor, labels: Tensor) -> Tensor:
         # Forward. activations[k] is the input of layer k+1: x, a₁, a₂ of shape (B, inputs).
         activations = [images.flatten(1)]
         for W, b in zip(weights[:-1], biases[:-1], strict=True):
@@ -59,7 +58,7 @@ def chain_rule(model: nn.Sequential) -> Backward:
             if k > 0:
                 da = dz @ W  # ∂z/∂a of the layer before is W
                 dz = torch.where(a > 0, da, 0)  # ∂a/∂z is 1 where the neuron fired, else 0
-        return cross_entropy(logits, labels), logits
+        return logits
 
     return backward
 

@@ -295,12 +295,12 @@ def _check_header(head: bytes, file_size: int, refuse: Callable[[str], NoReturn]
             for name, shape in expected.items()
             for key in names
         }
-    losses = TRAINING_PREFIX + "losses"  # (updates,), only within an epoch
+    losses = TRAINING_PREFIX + "losses"  # (examples,), only within an epoch
     if losses in found:
-        updates = len(shape := found[losses][1]) == 1 and shape[0]
-        if type(updates) is not int or not 0 < updates <= max(TRAINING_EXAMPLES.values()):
+        examples = len(shape := found[losses][1]) == 1 and shape[0]
+        if type(examples) is not int or not 0 < examples <= max(TRAINING_EXAMPLES.values()):
             refuse(f"{losses} is {_shown(shape)}, which is no part of an epoch")
-        expected[losses] = [updates]
+        expected[losses] = [examples]
     if found.keys() != expected.keys():
         odd = _shown(min(found.keys() ^ expected.keys()))
         refuse(f"its tensors are not those of its config's network (see {odd})")

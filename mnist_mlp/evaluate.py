@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CHUNK = 10_000
+from mnist_mlp.data import to_images
+
+CHUNK = 2_000
 """Images of one forward pass; it bounds memory and does not change the result but by rounding."""
 
 
@@ -50,20 +52,20 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate_model(model: nn.Module, images: Tensor, labels: Tensor) -> Evaluation:
+def evaluate_model(model: nn.Module, pixels: Tensor, labels: Tensor) -> Evaluation:
     """Mean cross-entropy (nats), accuracy and confusion matrix (rows true, columns predicted).
 
     Args:
         model: From images (B, D) to logits (B, C).
-        images: (N, D).
+        pixels: (N, D), bytes or images in [0, 1].
         labels: (N,).
     """
     training = model.training
     model.eval()
     loss = torch.zeros((), dtype=torch.float64, device=labels.device)
     cells = []
-    for x, y in zip(torch.split(images, CHUNK), torch.split(labels, CHUNK), strict=True):
-        logits = model(x)  # (B, C)
+    for x, y in zip(torch.split(pixels, CHUNK), torch.split(labels, CHUNK), strict=True):
+        logits = model(to_images(x))  # (B, C)
         loss += F.cross_entropy(logits, y, reduction="none").sum(dtype=torch.float64)
         cells.append(y * logits.shape[1] + logits.argmax(dim=1))  # row-major index of the cell
     model.train(training)

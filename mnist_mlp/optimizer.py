@@ -3,8 +3,8 @@
 That line is `torch.optim.SGD`. Momentum, Adam, AdamW and the schedules are torch.optim's too.
 """
 
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import repeat
 
 import torch
 from torch import Tensor, nn
@@ -20,59 +20,78 @@ def build_optimizer(
     nesterov: bool = False,
     weight_decay: float = 0.0,
 ) -> Optimizer:
-    """An optimizer by name: sgd, adam or adamw; what it has no use for is ignored."""
+    """An optimizer by name: sgd, adam or adamw; what it has no use for is ignored.
+
+    On CUDA its learning rate is a tensor there, as `GraphedUpdates` needs it.
+    """
+    parameters = list(parameters)
+    cuda = parameters[0].device.type == "cuda"
+    rate = torch.tensor(learning_rate, device=parameters[0].device) if cuda else learning_rate
     if name == "sgd":
         return SGD(
             parameters,
-            lr=learning_rate,
+            lr=rate,
             momentum=momentum,
             nesterov=nesterov and momentum > 0,
             weight_decay=weight_decay,
+            # One pass over the numbers instead of several; plain SGD is one pass anyway.
+            fused=cuda or momentum > 0,
         )
     adaptive: type[Adam] = {"adam": Adam, "adamw": AdamW}[name]
-    return adaptive(parameters, lr=learning_rate, weight_decay=weight_decay)
+    return adaptive(parameters, lr=rate, weight_decay=weight_decay, fused=True, capturable=cuda)
 
 
-def build_schedule(
-    optimizer: Optimizer,
+def learning_rates(
     name: str,
+    learning_rate: float,
     updates: int,
     step_updates: int = 1,
     gamma: float = 0.1,
     warmup_fraction: float = 0.3,
-) -> LRScheduler | None:
-    """A schedule by name, stepped once an update; None for constant.
+) -> Iterator[float]:
+    """The learning rate of each update, in turn, under a schedule by name.
 
     Args:
-        optimizer: Its learning rate is the schedule's highest.
         name: constant, step, cosine or one_cycle.
+        learning_rate: The highest.
         updates: Updates of the whole run.
         step_updates: Updates between two drops (step).
         gamma: The factor of each drop (step).
         warmup_fraction: The part of the run in which the learning rate rises (one_cycle).
     """
+    if name == "constant":
+        return repeat(learning_rate, updates)
+    carrier = SGD([torch.zeros(1)], lr=learning_rate)  # which a schedule needs to write its rate to
+    schedule: LRScheduler
     if name == "step":
-        return StepLR(optimizer, step_size=step_updates, gamma=gamma)
-    if name == "cosine":
-        return CosineAnnealingLR(optimizer, T_max=updates)
-    if name == "one_cycle":
-        return OneCycleLR(
-            optimizer,
-            max_lr=optimizer.param_groups[0]["lr"],
+        schedule = StepLR(carrier, step_size=step_updates, gamma=gamma)
+    elif name == "cosine":
+        schedule = CosineAnnealingLR(carrier, T_max=updates)
+    elif name == "one_cycle":
+        schedule = OneCycleLR(
+            carrier,
+            max_lr=learning_rate,
             total_steps=updates,
             # A rise of one update has no slope: OneCycleLR would divide by 0.
             pct_start=warmup_fraction if warmup_fraction * updates > 1 else 0.0,
             cycle_momentum=False,  # momentum stays what the config says
         )
-    if name == "constant":
-        return None
-    raise ValueError(f"no schedule is called {name!r}")
+    else:
+        raise ValueError(f"no schedule is called {name!r}")
+
+    def rates() -> Iterator[float]:
+        for _ in range(updates):
+            yield float(carrier.param_groups[0]["lr"])
+            carrier.step()
+            schedule.step()
+
+    return rates()
 
 
 def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """What an optimizer remembers, by `<parameter>.<what>`: moments, momentum, step counts."""
+    """What an optimizer remembers, by `optimizer.<parameter>.<what>`: moments, step counts."""
     return {
-        f"{name}.{key}": value
+        f"optimizer.{name}.{key}": value
         for name, parameter in model.named_parameters()
         for key, value in optimizer.state[parameter].items()
         if isinstance(value, Tensor)
@@ -97,23 +116,10 @@ def restore_optimizer(optimizer: Optimizer, model: nn.Module, state: Mapping[str
     left = dict(state)
     for name, parameter in model.named_parameters():
         for key in keys:
-            value = left.pop(f"{name}.{key}", None)
+            value = left.pop(f"optimizer.{name}.{key}", None)
             shape = torch.Size() if key == "step" else parameter.shape
             if value is None or value.shape != shape or value.dtype != torch.float32:
                 raise ValueError(f"{name}.{key}")
-            device = "cpu" if key == "step" else parameter.device
-            optimizer.state[parameter][key] = value.to(device)
+            optimizer.state[parameter][key] = value.to(parameter.device)
     if left:
         raise ValueError(next(iter(left)))
-
-
-def advance(schedule: LRScheduler | None, updates: int) -> None:
-    """Bring a fresh schedule, and so its optimizer's learning rate, to where it is after updates.
-
-    Every schedule here is a function of the number of updates, reached by the same steps.
-    """
-    if schedule:
-        with warnings.catch_warnings():  # that no update was made here is the point
-            warnings.filterwarnings("ignore", message="Detected call of .lr_scheduler")
-            for _ in range(updates):
-                schedule.step()

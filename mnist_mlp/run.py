@@ -25,8 +25,9 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from mnist_mlp.backprop import Backward, autograd, chain_rule, is_linear_relu_stack
+from mnist_mlp.backprop import autograd, chain_rule, is_linear_relu_stack
 from mnist_mlp.checkpoint import (
     Checkpoint,
     checkpoint_path,
@@ -50,13 +51,13 @@ from mnist_mlp.errors import (
 from mnist_mlp.files import append, write_atomically
 from mnist_mlp.model import build_mlp, count_parameters
 from mnist_mlp.optimizer import (
-    advance,
     build_optimizer,
-    build_schedule,
+    learning_rates,
     optimizer_state,
     restore_optimizer,
 )
 from mnist_mlp.train import EpochResult, Progress, fit
+from mnist_mlp.updates import FusedUpdates, GraphedUpdates, TorchUpdates, Updates
 
 log = logging.getLogger(__name__)
 
@@ -176,17 +177,33 @@ class _Run:
         sizes, activation = config.model.layer_sizes, config.model.activation
         self.model = build_mlp(sizes, activation, config.seed).to(device)
         self.batches = math.ceil(len(data.train.labels) / train.batch_size)
-        self.optimizer = build_optimizer(self.model.parameters(), **config.optimizer.model_dump())
-        self.schedule = build_schedule(
-            self.optimizer,
+        self.learning_rates = learning_rates(
             schedule.name,
+            config.optimizer.learning_rate,
             updates=train.epochs * self.batches,
             step_updates=schedule.step_epochs * self.batches,
             gamma=schedule.gamma,
             warmup_fraction=schedule.warmup_fraction,
         )
-        backward_name, self.backward = _choose_backward(train.backward, self.model)
-        self.environment = describe_environment(config.seed, device) | {"backward": backward_name}
+        by_hand = train.backward == "chain_rule" or (
+            train.backward == "auto" and is_linear_relu_stack(self.model)
+        )
+        how = config.optimizer
+        plain = how.name == "sgd" and not (how.momentum or how.weight_decay)
+        self.optimizer: Optimizer | None = None
+        self.updates: Updates
+        if by_hand and plain and device.type == "cpu":
+            self.updates = FusedUpdates(self.model, data.train, train.batch_size)
+        else:
+            # Only here, since PyTorch's optimizers import its compiler, which takes a second.
+            self.optimizer = build_optimizer(self.model.parameters(), **how.model_dump())
+            backward = chain_rule(self.model) if by_hand else autograd(self.model)
+            kind = GraphedUpdates if device.type == "cuda" else TorchUpdates
+            self.updates = kind(self.model, self.optimizer, backward, data.train, train.batch_size)
+        self.environment = describe_environment(config.seed, device) | {
+            "backward": "chain_rule" if by_hand else "autograd",
+            "updates": type(self.updates).__name__,
+        }
         self.data_hashes = {
             name: _sha256(*split)
             for name in ("train", "validation", "test")
@@ -229,8 +246,8 @@ class _Run:
                 epochs=config.train.epochs,
                 batch_size=config.train.batch_size,
                 seed=config.seed,
-                schedule=self.schedule,
-                backward=self.backward,
+                learning_rates=self.learning_rates,
+                updates=self.updates,
                 test_each_epoch=config.train.test_each_epoch,
                 resume=position,
             ):
@@ -252,7 +269,7 @@ class _Run:
                         raise self._stopped(stopped, event.updates)
                 else:
                     yield event
-                    if stopped and len(event.losses) < self.batches:
+                    if stopped and len(event.losses) < len(data.train.labels):
                         self._save(event, seconds)
                         raise self._stopped(stopped, event.updates)
         except DivergedError as error:
@@ -295,10 +312,7 @@ class _Run:
             order_hash=self._order_hash(row.epoch + 1),
             data_hashes=self.data_hashes,
             training={
-                **{
-                    f"optimizer.{name}": value
-                    for name, value in optimizer_state(self.optimizer, self.model).items()
-                },
+                **(optimizer_state(self.optimizer, self.model) if self.optimizer else {}),
                 **({"losses": within.losses} if within else {}),
             },
             progress={"correct": within.correct if within else 0, "seconds": seconds},
@@ -336,14 +350,16 @@ class _Run:
         self.model.load_state_dict(checkpoint.model.state_dict())
         state = dict(checkpoint.training)
         losses = state.pop("losses", torch.empty(0))
+        within = checkpoint.update - checkpoint.epoch * self.batches
         try:
-            restore_optimizer(
-                self.optimizer,
-                self.model,
-                {name.removeprefix("optimizer."): value for name, value in state.items()},
-            )
+            if self.optimizer:
+                restore_optimizer(self.optimizer, self.model, state)
             correct, seconds = int(checkpoint.progress["correct"]), checkpoint.progress["seconds"]
             self.rows = _rows(self.directory, checkpoint.epoch)
+            if len(losses) != within * self.config.train.batch_size:
+                raise ValueError(
+                    f"update {checkpoint.update} and {len(losses)} losses do not agree"
+                )
             if self.rows and self.rows[-1].epoch < checkpoint.epoch:
                 self.rows.append(EpochResult(**checkpoint.metrics))
         except (KeyError, TypeError, ValueError) as error:
@@ -359,7 +375,6 @@ class _Run:
             # Damaged, or it would have been chosen: kept for whoever wants to look into it, but
             # never again taken for the newest.
             newer.replace(newer.with_name(f"{newer.name}.damaged"))
-        advance(self.schedule, checkpoint.update)
         position = Progress(
             epoch=checkpoint.epoch + 1,
             updates=checkpoint.update,
@@ -402,7 +417,7 @@ def _refuse_changes(was: Config, now: Config, epochs_done: int) -> None:
 
 def _surroundings(was: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     """What a run's bits depend on besides its config, where it has changed."""
-    for key in ("device", "device_name", "cpu_capability", "threads", "backward"):
+    for key in ("device", "device_name", "cpu_capability", "threads", "backward", "updates"):
         if was.get(key) != now[key]:
             yield f"{key} was {was.get(key)}, is {now[key]}"
     torch_was, torch_is = was.get("versions", {}).get("torch"), now["versions"]["torch"]
@@ -468,12 +483,12 @@ def resolve_device(name: str) -> torch.device:
 def threads_of(config: Config) -> int:
     """The CPU threads of a config: its own number, else a fixed rule, never a timing.
 
-    One for batches below 256: their products are too small to gain much from a second, and where
-    another program wants its core, waiting for it costs far more. Two from there, if there are.
+    Two, if there are so many, from batches of 32 on; below, a product is done before a second
+    thread has begun its share.
     """
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return config.threads or (1 if config.train.batch_size < 256 else min(2, cores))
+    return config.threads or (1 if config.train.batch_size < 32 else min(2, cores))
 
 
 def describe_environment(seed: int, device: torch.device) -> dict[str, Any]:
@@ -507,13 +522,6 @@ def newest_run(runs: Path = RUNS) -> Path:
             "train first (mnist-mlp train --config digits) or name a run directory"
         )
     return max(checkpoints, key=lambda path: path.stat().st_mtime_ns).parent.parent
-
-
-def _choose_backward(name: str, model: nn.Sequential) -> tuple[str, Backward]:
-    """The way to the gradients that a config names, and its name once `auto` is decided."""
-    if name == "chain_rule" or (name == "auto" and is_linear_relu_stack(model)):
-        return "chain_rule", chain_rule(model)
-    return "autograd", autograd(model)
 
 
 @contextmanager

@@ -5,18 +5,21 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice, repeat
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from mnist_mlp.backprop import Backward, autograd
+from mnist_mlp.config import CLASSES
 from mnist_mlp.data import Dataset, epoch_order
 from mnist_mlp.errors import DivergedError
 from mnist_mlp.evaluate import evaluate_model
+from mnist_mlp.updates import TorchUpdates, Updates
 
 PROGRESS_S = 0.2
 """Seconds between two `Progress` reports, each of which waits for the device."""
@@ -26,8 +29,8 @@ PROGRESS_S = 0.2
 class Progress:
     """Where a running epoch is; with the model and the optimizer, enough to go on from there.
 
-    `losses` holds the mean loss of each of the epoch's batches so far, `correct` counts its
-    examples so far that were read right.
+    `losses` holds the loss of each of the epoch's examples so far, just before the update that it
+    was part of, `correct` counts those that were read right.
     """
 
     epoch: int
@@ -65,13 +68,14 @@ class EpochResult:
 def fit(
     model: nn.Module,
     data: Dataset,
-    optimizer: Optimizer,
+    optimizer: Optimizer | None,
     *,
     epochs: int,
     batch_size: int,
     seed: int = 0,
-    schedule: LRScheduler | None = None,
+    learning_rates: Iterable[float] | None = None,
     backward: Backward | None = None,
+    updates: Updates | None = None,
     test_each_epoch: bool = True,
     resume: Progress | None = None,
 ) -> Iterator[Progress | EpochResult]:
@@ -83,25 +87,29 @@ def fit(
     Args:
         model: From images (B, 784) to logits (B, 10), on the data's device.
         data: The test set is reported and decides nothing.
-        optimizer: Step 7.
+        optimizer: Step 7; not needed where `updates` and `learning_rates` are given.
         epochs: Passes over the training set.
         batch_size: Examples an update; the last batch of an epoch may be smaller.
         seed: Decides the order of the examples.
-        schedule: Stepped once an update.
+        learning_rates: One for each update of the whole run; by default the optimizer's own.
         backward: Step 6; by default autograd.
+        updates: How updates are made; by default by `backward` and the optimizer.
         test_each_epoch: False: evaluate the test set once, after the last epoch.
-        resume: Go on after this position: the model, the optimizer and the schedule must be as
-            they were there. Row 0 is not yielded again.
+        resume: Go on after this position: the model and the optimizer must be as they were there.
+            Row 0 is not yielded again.
 
     Raises:
         DivergedError: A loss or a weight was not finite; names the first such update.
     """
-    backward = backward or autograd(model)
-    images, labels = data.train  # (N, 784), (N,)
+    if optimizer:
+        backward = backward or autograd(model)
+        updates = updates or TorchUpdates(model, optimizer, backward, data.train, batch_size)
+        learning_rates = learning_rates or repeat(float(optimizer.param_groups[0]["lr"]))
+    if not (updates and learning_rates):
+        raise ValueError("fit needs an optimizer, or updates and learning_rates")
+    labels = data.train.labels  # (N,)
     examples, batches = len(labels), math.ceil(len(labels) / batch_size)
-    # Numbers stay on the device until one is reported: reading one waits for all work before it.
-    losses = torch.empty(batches, device=images.device)
-    predictions = torch.empty_like(labels)
+    rates = iter(learning_rates)
 
     def result(epoch: int, train_loss: float, train_accuracy: float, rate: float) -> EpochResult:
         with_test = test_each_epoch or epoch == epochs
@@ -126,63 +134,52 @@ def fit(
 
     if resume is None:
         untrained = evaluate_model(model, *data.train)
-        yield result(0, untrained.loss, untrained.accuracy, _learning_rate(optimizer))
+        rate = next(rates)
+        rates = chain([rate], rates)
+        yield result(0, untrained.loss, untrained.accuracy, rate)
 
     started = reported = time.monotonic()
     model.train()
-    for epoch in range(resume.epoch if resume else 1, epochs + 1):
-        order = epoch_order(examples, seed, epoch).to(images.device)  # (N,)
+    # Numbers stay on the device until one is reported: reading one waits for all work before it.
+    logits = torch.empty(examples, CLASSES, device=labels.device)
+    losses = torch.empty(examples, device=labels.device)
+    first = resume.epoch if resume else 1
+    for _ in islice(rates, (first - 1) * batches):
+        pass
+    for epoch in range(first, epochs + 1):
+        order = epoch_order(examples, seed, epoch).to(labels.device)  # (N,)
         targets = labels[order]
-        split = (torch.split(t, batch_size) for t in (order, targets, predictions))
-        steps = list(zip(*split, strict=True))
-        before = seen_before = correct_before = 0
+        seen = correct = 0
         if resume and resume.epoch == epoch:
-            before, correct_before = len(resume.losses), resume.correct
-            seen_before = before * batch_size  # never the ragged last batch
-            losses[:before] = resume.losses
-        rate = _learning_rate(optimizer)
-        for batch in range(before, batches):
-            index, y, prediction = steps[batch]
-            loss, logits = backward(images[index], y)  # Steps 2-6: (B, 784), (B,) -> (), (B, 10)
-            rate = _learning_rate(optimizer)
-            optimizer.step()  # Step 7
-            if schedule:
-                schedule.step()
-            losses[batch] = loss
-            torch.argmax(logits, dim=1, out=prediction)
-
+            seen, correct = len(resume.losses), resume.correct
+            losses[:seen] = resume.losses
+        epoch_rates = list(islice(rates, batches))
+        done = seen // batch_size  # never the ragged last batch
+        for batch, _ in enumerate(updates.epoch(order, logits, epoch_rates, done), start=done):
             last = batch == batches - 1
-            if last or time.monotonic() - reported > PROGRESS_S:
-                done, seen = batch + 1, min((batch + 1) * batch_size, examples)
-                _check_losses(losses[:done], (epoch - 1) * batches, epoch)
-                right = predictions[seen_before:seen] == targets[seen_before:seen]
-                correct = correct_before + int(right.sum())
+            if last or updates.due(batch, overdue=time.monotonic() - reported > PROGRESS_S):
+                new = slice(seen, min((batch + 1) * batch_size, examples))
+                updates.settle(logits[new])
+                seen = new.stop
+                losses[new] = F.cross_entropy(logits[new], targets[new], reduction="none")
+                correct += int((logits[new].argmax(dim=1) == targets[new]).sum())
+                if len(bad := losses[new].isfinite().logical_not().nonzero()):
+                    update = (epoch - 1) * batches + (new.start + int(bad[0])) // batch_size + 1
+                    raise _diverged(update, epoch, "the loss of")
                 running = Progress(
                     epoch=epoch,
-                    updates=(epoch - 1) * batches + done,
+                    updates=(epoch - 1) * batches + batch + 1,
                     examples_seen=(epoch - 1) * examples + seen,
-                    loss=_mean_loss(losses[:done], batch_size, seen),
+                    loss=float(losses[:seen].sum(dtype=torch.float64)) / seen,
                     accuracy=correct / seen,
-                    losses=losses[:done],
+                    losses=losses[:seen],
                     correct=correct,
                 )
                 yield running
                 reported = time.monotonic()
         if not all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
             raise _diverged(epoch * batches, epoch, "a weight after")
-        yield result(epoch, running.loss, running.accuracy, rate)
-
-
-def _mean_loss(losses: Tensor, batch_size: int, examples: int) -> float:
-    """The mean over examples of batches' mean losses, the last batch weighing its own size."""
-    total = losses.double().sum() * batch_size
-    return float(total - losses[-1] * (len(losses) * batch_size - examples)) / examples
-
-
-def _check_losses(losses: Tensor, updates_before: int, epoch: int) -> None:
-    bad = losses.isfinite().logical_not().nonzero()
-    if len(bad):
-        raise _diverged(updates_before + int(bad[0]) + 1, epoch, "the loss of")
+        yield result(epoch, running.loss, running.accuracy, epoch_rates[-1])
 
 
 def _diverged(update: int, epoch: int, what: str) -> DivergedError:
@@ -190,7 +187,3 @@ def _diverged(update: int, epoch: int, what: str) -> DivergedError:
         f"training diverged: {what} update {update} (epoch {epoch}) is not a finite number\n"
         "optimizer.learning_rate or optimizer.weight_decay is too large"
     )
-
-
-def _learning_rate(optimizer: Optimizer) -> float:
-    return float(optimizer.param_groups[0]["lr"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mnist_mlp.optimizer import build_optimizer, build_schedule
+from mnist_mlp.optimizer import build_optimizer, learning_rates
 
 
 def test_sgd_is_the_lessons_formula() -> None:
@@ -35,17 +35,7 @@ def test_nesterov_without_momentum_is_plain_sgd() -> None:
 
 
 def rates(name: str, updates: int, **settings: float) -> list[float]:
-    parameter = nn.Parameter(torch.ones(1))
-    parameter.grad = torch.ones(1)
-    optimizer = build_optimizer([parameter], learning_rate=0.5)
-    schedule = build_schedule(optimizer, name, updates, **settings)  # type: ignore[arg-type]
-    seen = []
-    for _ in range(updates):
-        seen.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        if schedule:
-            schedule.step()
-    return seen
+    return list(learning_rates(name, 0.5, updates, **settings))  # type: ignore[arg-type]
 
 
 def test_schedules() -> None:

@@ -160,7 +160,7 @@ def test_the_only_good_checkpoint_outlives_a_damaged_newer_one(
 
 
 WAVERING = (
-    "train.epochs=5", "checkpoint.keep=1", "data.validation=200", "optimizer.learning_rate=1.0",
+    "train.epochs=5", "checkpoint.keep=1", "data.validation=200", "optimizer.learning_rate=0.9",
 )  # fmt: skip
 
 

@@ -210,8 +210,8 @@ def test_threads_are_those_asked_for_and_put_back(threads: str) -> None:
 def test_the_rule_for_threads() -> None:
     cores = min(2, len(os.sched_getaffinity(0)))
     for overrides, threads in [
-        (["train.batch_size=255"], 1),
-        (["train.batch_size=256"], cores),
+        (["train.batch_size=31"], 1),
+        (["train.batch_size=32"], cores),
         (["threads=3"], 3),
     ]:
         assert threads_of(digits(*overrides)) == threads
@@ -315,6 +315,36 @@ def test_the_backward_of_the_config_is_the_one_that_runs(
 ) -> None:
     other = "autograd" if backward == "chain_rule" else "chain_rule"
     monkeypatch.delattr(run_module, other)
-    next(run_events(digits(f"train.backward={backward}")))
+    next(run_events(digits(f"train.backward={backward}", "optimizer.name=adam")))
     with pytest.raises(NameError, match=other):
-        next(run_events(digits(f"train.backward={other}")))
+        next(run_events(digits(f"train.backward={other}", "optimizer.name=adam")))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "backward", "updates"),
+    [
+        ([], "chain_rule", "FusedUpdates"),
+        (["train.backward=autograd"], "autograd", "TorchUpdates"),
+        (["model.activation=tanh"], "autograd", "TorchUpdates"),
+        (["optimizer.momentum=0.9"], "chain_rule", "TorchUpdates"),
+        (["optimizer.weight_decay=0.1"], "chain_rule", "TorchUpdates"),
+        (["optimizer.name=adamw"], "chain_rule", "TorchUpdates"),
+    ],
+)
+def test_auto_takes_the_shortest_way_and_records_it(
+    overrides: list[str], backward: str, updates: str
+) -> None:
+    start = next(run_events(digits(*overrides)))
+    assert isinstance(start, RunStart)
+    assert (start.environment["backward"], start.environment["updates"]) == (backward, updates)
+
+
+def test_whole_runs_by_either_way_to_the_gradients_are_the_same_training() -> None:
+    config = ("train.epochs=5", "train.batch_size=50", "data.validation=137")
+    fused, usual = (
+        metrics(train_model(digits(*config, f"train.backward={way}")).run_dir or Path())
+        for way in ("auto", "autograd")
+    )
+    for ours, theirs in zip(fused, usual, strict=True):
+        assert ours == pytest.approx(theirs | {"seconds": ours["seconds"]}, rel=2e-3)
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-5)

@@ -1,0 +1,278 @@
+"""Ways to make the updates of an epoch: all do Steps 2 to 7, on the same batches in the same order.
+
+`TorchUpdates` is what the steps' own modules say, one after the other. `FusedUpdates` does the same
+arithmetic for the lesson's own case, plain gradient descent of a ReLU network on a CPU, in about
+half the time. `GraphedUpdates` has a GPU replay a recorded update without being told its parts.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mnist_mlp.backprop import Backward, is_linear_relu_stack
+from mnist_mlp.data import Split, to_images
+from mnist_mlp.loss import softmax
+
+GATHERED_BYTES = 1 << 20
+"""Of the images that `FusedUpdates` gathers at once: more than that falls out of the cache."""
+
+
+class Updates(Protocol):
+    """Makes updates of one model on one training set."""
+
+    def epoch(
+        self, order: Tensor, logits: Tensor, learning_rates: Sequence[float], done: int
+    ) -> Iterator[None]:
+        """Make an epoch's updates, yielding after each.
+
+        Args:
+            order: (N,) the examples' indices; each update takes the next batch of them.
+            logits: (N, C) filled with what the network said of each just before its update.
+            learning_rates: One for each update.
+            done: So many updates at the front are done already.
+        """
+
+    def settle(self, logits: Tensor) -> None:
+        """Bring the model's parameters, and these rows of logits, to what the updates made.
+
+        Called before either is read, and at the epoch's end.
+        """
+
+    def due(self, batch: int, overdue: bool) -> bool:
+        """Whether to report after a batch, if a report is overdue."""
+
+
+class TorchUpdates:
+    """Gather, `backward`, `optimizer.step()`: for any model and optimizer, on any device."""
+
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer, backward: Backward, train: Split, batch: int
+    ) -> None:
+        self.model, self.optimizer, self.backward = model, optimizer, backward
+        self.train, self.batch_size = train, batch
+
+    def epoch(
+        self, order: Tensor, logits: Tensor, learning_rates: Sequence[float], done: int
+    ) -> Iterator[None]:
+        """See `Updates`."""
+        batches = zip(*(torch.split(t, self.batch_size) for t in (order, logits)), strict=True)
+        for learning_rate, (index, out) in list(zip(learning_rates, batches, strict=True))[done:]:
+            self.optimizer.param_groups[0]["lr"] = learning_rate
+            out.copy_(self.update(index))
+            yield
+
+    def update(self, index: Tensor) -> Tensor:
+        """Make one update with the examples index (B,); their logits (B, C) before it."""
+        pixels, labels = (t.index_select(0, index) for t in self.train)
+        logits = self.backward(to_images(pixels), labels)  # Steps 2-6: (B, 784), (B,) -> (B, C)
+        self.optimizer.step()  # Step 7
+        return logits
+
+    def settle(self, logits: Tensor) -> None:
+        """Nothing: the model's own parameters are updated."""
+
+    def due(self, batch: int, overdue: bool) -> bool:
+        """See `Updates`."""
+        return overdue
+
+
+class FusedUpdates:
+    """Plain gradient descent of a stack of Linear and ReLU, with as little work as it takes.
+
+    Equal to `chain_rule` and `torch.optim.SGD` to rounding; what differs is what is left out:
+
+    - [b W] is one matrix, and each layer's input begins with an input that is always 1, so that
+      z = [b W]·[1; a] is one product, and so are both gradients.
+    - The product that makes the gradient subtracts it from the weights at once.
+    - A pixel that is 0 in all images of a batch adds nothing to z, and its weights' gradient is 0:
+      with the pixels sorted by how often they are lit, one cut leaves such pixels out.
+    - Images are gathered many batches at a time.
+
+    Raises:
+        ValueError: The model is another.
+    """
+
+    def __init__(self, model: nn.Sequential, train: Split, batch_size: int) -> None:
+        if not is_linear_relu_stack(model):
+            raise ValueError("fused updates are for Linear and ReLU in turn")
+        self.train, self.batch_size = train, batch_size
+        self.layers = [module for module in model if isinstance(module, nn.Linear)]
+        pixels = train.pixels.numpy()
+        by_frequency = np.argsort(-np.count_nonzero(pixels, axis=0), kind="stable")
+        self.pixels = torch.from_numpy(pixels.take(by_frequency, axis=1))
+        self.pixel_order = torch.from_numpy(by_frequency)
+        # lit[i]: the inputs of image i up to its last that is not 0, the one that is always 1 too.
+        dark_behind = (self.pixels.numpy()[:, ::-1] > 0).argmax(axis=1)
+        self.lit = torch.from_numpy(pixels.shape[1] + 1 - dark_behind)
+        # thetas[k] is [b W] of layer k+1, transposed: (1 + inputs, outputs).
+        self.thetas = [
+            torch.empty(1 + layer.in_features, layer.out_features) for layer in self.layers
+        ]
+
+    @torch.no_grad()
+    def epoch(
+        self, order: Tensor, logits: Tensor, learning_rates: Sequence[float], done: int
+    ) -> Iterator[None]:
+        """See `Updates`."""
+        self._load()
+        size, examples = self.batch_size, len(order)
+        targets = F.one_hot(self.train.labels[order], logits.shape[1]).to(logits)  # (N, C)
+        lit = F.pad(self.lit[order], (0, -examples % size)).view(-1, size).amax(dim=1).tolist()
+        layer1 = {inputs: self.thetas[0][:inputs] for inputs in set(lit)}
+        whole, ragged = _Batch(self.thetas, size), _Batch(self.thetas, examples % size)
+        row = -(-self.thetas[0].shape[0] // 16) * 16  # rows begin on a cache line
+        together = max(1, GATHERED_BYTES // (4 * row * size))
+        gathered = torch.ones(together * size, row)
+        batch = done
+        for index in torch.split(order, together * size)[done // together :]:
+            images = gathered[: len(index)]
+            pixels = self.pixels.index_select(0, index)
+            torch.div(pixels, 255, out=images[:, 1 : 1 + pixels.shape[1]])  # as `to_images` does
+            for x in torch.split(images, size)[batch % together :]:
+                rows = slice(batch * size, batch * size + len(x))
+                work = whole if len(x) == size else ragged
+                inputs = lit[batch]
+                work.update(
+                    x[:, :inputs],
+                    layer1[inputs],
+                    targets[rows],
+                    logits[rows],
+                    -learning_rates[batch] / len(x),
+                )
+                batch += 1
+                yield
+
+    @torch.no_grad()
+    def settle(self, logits: Tensor) -> None:
+        """Write the weights back into the model."""
+        for layer, theta in zip(self.layers, self.thetas, strict=True):
+            layer.bias.copy_(theta[0])
+            if layer is self.layers[0]:
+                layer.weight[:, self.pixel_order] = theta[1:].t()
+            else:
+                layer.weight.copy_(theta[1:].t())
+
+    def due(self, batch: int, overdue: bool) -> bool:
+        """See `Updates`."""
+        return overdue
+
+    def _load(self) -> None:
+        for layer, theta in zip(self.layers, self.thetas, strict=True):
+            theta[0] = layer.bias
+            weight = layer.weight[:, self.pixel_order] if layer is self.layers[0] else layer.weight
+            theta[1:] = weight.t()
+
+
+class GraphedUpdates(TorchUpdates):
+    """One update recorded as a CUDA graph and replayed: the host says only "again".
+
+    What changes from update to update, the position in the epoch, is a number on the device: the
+    graph reads its examples and its learning rate there and moves it on. The optimizer's learning
+    rate must be a tensor on the device.
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer, backward: Backward, train: Split, batch: int
+    ) -> None:
+        super().__init__(model, optimizer, backward, train, batch)
+        examples, device = len(train.labels), train.labels.device
+        self.order = torch.empty(examples, dtype=torch.int64, device=device)
+        self.learning_rates = torch.empty(-(-examples // batch), device=device)
+        self.position = torch.zeros(1, dtype=torch.int64, device=device)
+        self.rows = torch.arange(batch, device=device)
+        self.logits: Tensor | None = None
+        self.replays: dict[int, Callable[[], None]] = {}
+
+    def epoch(
+        self, order: Tensor, logits: Tensor, learning_rates: Sequence[float], done: int
+    ) -> Iterator[None]:
+        """See `Updates`."""
+        examples, size = len(order), self.batch_size
+        if self.logits is not logits:  # a graph writes to where it was recorded
+            self.logits, self.replays = logits, {}
+        self.order.copy_(order)
+        self.learning_rates.copy_(torch.tensor(learning_rates))
+        self.position.fill_(done)
+        for first in range(done * size, examples, size):
+            count = min(size, examples - first)
+            if count not in self.replays:
+                self.replays[count] = self._record(count)
+            self.replays[count]()
+            yield
+
+    def _update_here(self, count: int) -> None:
+        """The update at the device's position, and one position on."""
+        assert self.logits is not None  # noqa: S101 - epoch has set it
+        rows = self.position * self.batch_size + self.rows[:count]
+        self.optimizer.param_groups[0]["lr"].copy_(self.learning_rates[self.position][0])
+        self.logits.index_copy_(0, rows, self.update(self.order[rows]))
+        self.position += 1
+
+    def _record(self, count: int) -> Callable[[], None]:
+        """What makes an update of count examples; recording it changes no number."""
+        if self.position.device.type != "cuda":
+            return partial(self._update_here, count)
+        tensors = [self.position, *self.model.parameters()]
+        before = [t.detach().clone() for t in tensors]
+        state = {
+            (parameter, key): value.clone()
+            for parameter, values in self.optimizer.state.items()
+            for key, value in values.items()
+        }
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # libraries and the optimizer set themselves up here
+            for _ in range(3):
+                self._update_here(count)
+        torch.cuda.current_stream().wait_stream(stream)
+        with torch.cuda.graph(graph):
+            self._update_here(count)
+        with torch.no_grad():
+            for tensor, value in zip(tensors, before, strict=True):
+                tensor.copy_(value)
+            for parameter, values in self.optimizer.state.items():
+                for key, tensor in values.items():
+                    if (parameter, key) in state:
+                        tensor.copy_(state[parameter, key])
+                    else:
+                        tensor.zero_()  # as an optimizer begins
+        return graph.replay
+
+
+class _Batch:
+    """The work on batches of one size B, with the room it takes."""
+
+    def __init__(self, thetas: list[Tensor], size: int) -> None:
+        self.hidden = [torch.ones(size, 1 + theta.shape[1]) for theta in thetas[:-1]]  # [1; a]
+        self.thetas = thetas[1:]
+        self.das = [torch.empty(size, theta.shape[0] - 1) for theta in self.thetas]
+        self.relu_backward = torch.ops.aten.threshold_backward
+
+    def update(self, x: Tensor, theta: Tensor, y: Tensor, logits: Tensor, scale: float) -> None:
+        """One update.
+
+        Args:
+            x: (B, 1 + inputs) the inputs of layer 1 that are not all 0, first the one that is 1.
+            theta: (1 + inputs, outputs) the weights of layer 1 to those inputs.
+            y: (B, C) the labels, one-hot.
+            logits: (B, C) is filled.
+            scale: −learning_rate / B.
+        """
+        a, thetas = x, [theta, *self.thetas]
+        for layer, ones_a in zip(thetas, self.hidden, strict=False):
+            torch.mm(a, layer, out=ones_a[:, 1:])  # z = W·a + b
+            a = ones_a.relu_()  # which leaves the 1 as it is
+        torch.mm(a, thetas[-1], out=logits)
+        dz = softmax(logits).sub_(y)
+        inputs = [x, *self.hidden]
+        for k in range(len(thetas) - 1, 0, -1):
+            da = torch.mm(dz, thetas[k][1:].t(), out=self.das[k - 1])
+            thetas[k].addmm_(inputs[k].t(), dz, alpha=scale)
+            dz = self.relu_backward(da, inputs[k][:, 1:], 0)
+        theta.addmm_(x.t(), dz, alpha=scale)
