@@ -3,8 +3,14 @@
 The public functions are handed out lazily, so that importing this package loads no torch.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# torch's threads wait for each other in a loop. Where another program has one of their cores they
+# wait long, and keep that core from the thread that they wait for: without a bound on the loop two
+# threads can be 100 times slower than one. GNU's OpenMP reads this once, when torch is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __version__ = "0.1.0"
 

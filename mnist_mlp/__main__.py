@@ -24,9 +24,6 @@ def end(number: int, _frame: object = None) -> NoReturn:
 
 def main() -> None:
     """The console script."""
-    # Where another program takes one of its cores, a thread of torch's waits for the other in a
-    # loop: a short one, or both wait for ever. GNU's OpenMP reads this once, when torch is loaded.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     for number in STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and & set it
             signal.signal(number, end)

@@ -31,6 +31,8 @@ from mnist_mlp.config import (
 from mnist_mlp.errors import (
     FILE_SYSTEM_EXIT_CODE,
     CheckFailedError,
+    DeviceError,
+    LostProcessError,
     MnistMlpError,
     UsageError,
 )
@@ -133,12 +135,13 @@ def train(
     if config is None:
         raise UsageError("name a --config, or a run to --resume")
     loaded = _load(config, overrides, root, device)
-    with open_console(json_, quiet) as console, _stop_signals() as stop:
+    leads = _leads()
+    with open_console(json_, quiet or not leads) as console, _stop_signals() as stop:
         from mnist_mlp.run import run_events
 
         events = run_events(loaded, run_dir, dry_run=dry_run, resume=bool(resume), stop=stop)
         result = show_run(console, events)
-    if json_:
+    if json_ and leads:
         _print_json(result.to_json())
 
 
@@ -385,7 +388,9 @@ def main() -> NoReturn:
     try:
         code = app(prog_name="mnist-mlp", standalone_mode=False)
     except MnistMlpError as error:
-        code = _fail(str(error), error.exit_code)
+        # Where several processes train together, most errors are all of theirs: one tells them.
+        told = _leads() or isinstance(error, LostProcessError | DeviceError)
+        code = _fail(str(error) if told else "", error.exit_code)
     except typer.TyperException as error:
         # A bare `mnist-mlp` has printed its help and has no more to say.
         says = error.format_message()
@@ -408,7 +413,19 @@ def main() -> NoReturn:
                 "run again with --debug to see where",
                 1,
             )
+    if "RANK" in os.environ:
+        # Among several processes: PyTorch's threads that talk to the others do not always survive
+        # Python's own way out ("terminate called"), and torchrun would take that for a failure.
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(int(code or 0))
     sys.exit(code)
+
+
+def _leads() -> bool:
+    """Whether this process is the only one, or the first of those that torchrun has started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager

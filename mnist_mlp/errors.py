@@ -54,6 +54,12 @@ class RunInUseError(MnistMlpError):
     exit_code = 8
 
 
+class LostProcessError(MnistMlpError):
+    """A process of a job of several that ended, or cannot be reached."""
+
+    exit_code = 9
+
+
 class StoppedError(MnistMlpError):
     """A run stopped by a signal, saved where there was something to save."""
 

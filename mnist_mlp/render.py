@@ -104,10 +104,11 @@ def _show_start(console: Console, start: "RunStart") -> None:
     examples = ", ".join(f"{count:,} {name}" for name, count in start.examples.items())
     console.print(f"data      {start.dataset}: {examples} examples")
     console.print(f"network   {sizes}, {start.parameters:,} parameters, {config.model.activation}")
-    threads = where["threads"]
+    threads, count = where["threads"], where["processes"]
+    together = f", {count} processes" if count > 1 else ""
     console.print(
         f"training  {config.optimizer.name}, batch size {config.train.batch_size}, "
-        f"{where['backward']}, {where['device']}, {threads} thread{'s' * (threads > 1)}"
+        f"{where['backward']}, {where['device']}, {threads} thread{'s' * (threads > 1)}{together}"
     )
     if start.run_dir:
         resumed = "" if start.resumed_at is None else f", resumed after update {start.resumed_at:,}"

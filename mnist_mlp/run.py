@@ -32,6 +32,7 @@ from mnist_mlp.checkpoint import (
     Checkpoint,
     checkpoint_path,
     list_checkpoints,
+    load_checkpoint,
     newest_good_checkpoint,
     save_checkpoint,
     weights_sha256,
@@ -39,6 +40,17 @@ from mnist_mlp.checkpoint import (
 )
 from mnist_mlp.config import Config
 from mnist_mlp.data import Dataset, Split, epoch_order, load_dataset
+from mnist_mlp.distributed import (
+    joined,
+    largest_of_processes,
+    local_processes,
+    local_rank,
+    processes,
+    rank,
+    remember_run_directory,
+    remembered_run_directory,
+    told_by_rank_0,
+)
 from mnist_mlp.errors import (
     CheckpointError,
     DataError,
@@ -57,7 +69,7 @@ from mnist_mlp.optimizer import (
     restore_optimizer,
 )
 from mnist_mlp.train import EpochResult, Progress, fit
-from mnist_mlp.updates import FusedUpdates, GraphedUpdates, TorchUpdates, Updates
+from mnist_mlp.updates import FusedUpdates, GraphedUpdates, SharedUpdates, TorchUpdates, Updates
 
 log = logging.getLogger(__name__)
 
@@ -143,37 +155,63 @@ def run_events(
             the run to save and end.
     """
     device = resolve_device(config.device)
-    if run_dir is not None and not resume:
+    if begun := remembered_run_directory():
+        run_dir, resume = begun, True
+    leads = rank() == 0
+    if run_dir is not None and not resume and leads:
         if Path(run_dir, ".lock").exists():
             with _lock(Path(run_dir)):
                 pass  # that another process trains there is told before that it has saved
         _refuse_used(Path(run_dir))
-    with cpu_threads(threads_of(config)):
-        data = load_config_dataset(config).to(device)
+    with cpu_threads(threads_of(config)), joined(device):
+        for turn in (0, 1):  # the first on each machine may have to fetch the data
+            if turn == min(1, local_rank()):
+                data = load_config_dataset(config).to(device)
+            largest_of_processes(0, device)
         if dry_run:
             head = Split(*(t[: DRY_RUN_BATCHES * config.train.batch_size] for t in data.train))
             data = data._replace(train=head)
             config = config.model_copy(
                 update={"train": config.train.model_copy(update={"epochs": 1})}
             )
+        if not leads:
+            run = _Run(config, data, None, None)
+            yield from run.events(_checkpoint_from_rank_0(device), stop)
+            return
         with _directory(config.name, run_dir, dry_run) as directory, _lock(directory):
             if not resume and run_dir is not None:
                 _refuse_used(directory)  # another start may have been faster
             checkpoint = newest_good_checkpoint(directory) if resume else None
+            if not dry_run:
+                remember_run_directory(str(directory))
+            told_by_rank_0(checkpoint.path.read_bytes() if checkpoint else b"", device)
             run = _Run(config, data, directory, None if dry_run else directory)
             yield from run.events(checkpoint, stop)
 
 
+def _checkpoint_from_rank_0(device: torch.device) -> Checkpoint | None:
+    """What rank 0 goes on from, whose files need not be within reach."""
+    if not (content := told_by_rank_0(b"", device)):
+        return None
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch, "rank-0.safetensors")
+        path.write_bytes(content)
+        return load_checkpoint(path)
+
+
 class _Run:
-    """A run at work: the network and what trains it, and the directory that records it."""
+    """A run at work: the network and what trains it, and the directory that records it.
+
+    Of several processes only rank 0 has a directory.
+    """
 
     def __init__(
-        self, config: Config, data: Dataset, directory: Path, reported: Path | None
+        self, config: Config, data: Dataset, directory: Path | None, reported: Path | None
     ) -> None:
         train, schedule = config.train, config.schedule
         self.config, self.data = config, data
         self.directory, self.reported = directory, reported
-        device = data.train.images.device
+        self.device = device = data.train.labels.device
         sizes, activation = config.model.layer_sizes, config.model.activation
         self.model = build_mlp(sizes, activation, config.seed).to(device)
         self.batches = math.ceil(len(data.train.labels) / train.batch_size)
@@ -192,13 +230,15 @@ class _Run:
         plain = how.name == "sgd" and not (how.momentum or how.weight_decay)
         self.optimizer: Optimizer | None = None
         self.updates: Updates
-        if by_hand and plain and device.type == "cpu":
+        alone = processes() == 1
+        if by_hand and plain and device.type == "cpu" and alone:
             self.updates = FusedUpdates(self.model, data.train, train.batch_size)
         else:
             # Only here, since PyTorch's optimizers import its compiler, which takes a second.
             self.optimizer = build_optimizer(self.model.parameters(), **how.model_dump())
             backward = chain_rule(self.model) if by_hand else autograd(self.model)
             kind = GraphedUpdates if device.type == "cuda" else TorchUpdates
+            kind = kind if alone else SharedUpdates
             self.updates = kind(self.model, self.optimizer, backward, data.train, train.batch_size)
         self.environment = describe_environment(config.seed, device) | {
             "backward": "chain_rule" if by_hand else "autograd",
@@ -218,10 +258,12 @@ class _Run:
         config, data, directory = self.config, self.data, self.directory
         position, before = self._restore(checkpoint) if checkpoint else (None, 0.0)
         rows = self.rows
-        write_atomically(directory / "environment.json", _json(self.environment))
-        write_atomically(directory / "config.yaml", config.to_yaml().encode())
-        write_atomically(directory / "metrics.jsonl", b"".join(_json(asdict(row)) for row in rows))
-        (directory / "checkpoints").mkdir(exist_ok=True)
+        if directory:
+            write_atomically(directory / "environment.json", _json(self.environment))
+            write_atomically(directory / "config.yaml", config.to_yaml().encode())
+            metrics = b"".join(_json(asdict(row)) for row in rows)
+            write_atomically(directory / "metrics.jsonl", metrics)
+            (directory / "checkpoints").mkdir(exist_ok=True)
         parameters = sum(layer.parameters for layer in count_parameters(self.model))
         yield RunStart(
             run_dir=self.reported,
@@ -251,12 +293,13 @@ class _Run:
                 test_each_epoch=config.train.test_each_epoch,
                 resume=position,
             ):
-                stopped = stop()
+                stopped = largest_of_processes(stop() or 0, self.device)
                 seconds = before + time.monotonic() - started
                 if isinstance(event, EpochResult):
                     row = replace(event, seconds=before + event.seconds) if event.epoch else event
                     rows.append(row)
-                    append(directory / "metrics.jsonl", _json(asdict(row)))
+                    if directory:
+                        append(directory / "metrics.jsonl", _json(asdict(row)))
                     last = event.epoch == config.train.epochs
                     due = event.epoch % config.checkpoint.every_epochs == 0
                     if event.epoch and (last or due or stopped or self._best_epoch() is row):
@@ -273,7 +316,7 @@ class _Run:
                         self._save(event, seconds)
                         raise self._stopped(stopped, event.updates)
         except DivergedError as error:
-            good = list_checkpoints(directory) if self.reported else []
+            good = list_checkpoints(self.reported) if self.reported else []
             newest = f"the last good checkpoint is {good[-1]}" if good else "nothing was saved"
             raise DivergedError(f"{error}; {newest}") from None
         untrained, final = rows[0], rows[-1]
@@ -299,6 +342,8 @@ class _Run:
 
         Kept are the newest and the best by validation.
         """
+        if not self.directory:
+            return
         row = self.rows[-1]
         update = within.updates if within else row.updates
         save_checkpoint(
@@ -355,21 +400,22 @@ class _Run:
             if self.optimizer:
                 restore_optimizer(self.optimizer, self.model, state)
             correct, seconds = int(checkpoint.progress["correct"]), checkpoint.progress["seconds"]
-            self.rows = _rows(self.directory, checkpoint.epoch)
+            newest = EpochResult(**checkpoint.metrics)
+            self.rows = _rows(self.directory, checkpoint.epoch) if self.directory else [newest]
             if len(losses) != within * self.config.train.batch_size:
                 raise ValueError(
                     f"update {checkpoint.update} and {len(losses)} losses do not agree"
                 )
             if self.rows and self.rows[-1].epoch < checkpoint.epoch:
-                self.rows.append(EpochResult(**checkpoint.metrics))
+                self.rows.append(newest)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{checkpoint.path}: not to be resumed from: {error}") from None
-        if not self.rows:
+        if self.directory and not self.rows:
             raise CheckpointError(
                 f"{self.directory / 'metrics.jsonl'}: its row of the untrained network is lost; "
                 "put the file back, or train again"
             )
-        for newer in reversed(list_checkpoints(self.directory)):
+        for newer in reversed(list_checkpoints(self.directory) if self.directory else []):
             if newer == checkpoint.path:
                 break
             # Damaged, or it would have been chosen: kept for whoever wants to look into it, but
@@ -381,7 +427,7 @@ class _Run:
             examples_seen=0,
             loss=0.0,
             accuracy=0.0,
-            losses=losses.to(self.data.train.images.device),
+            losses=losses.to(self.device),
             correct=correct,
         )
         return position, float(seconds)
@@ -417,7 +463,10 @@ def _refuse_changes(was: Config, now: Config, epochs_done: int) -> None:
 
 def _surroundings(was: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     """What a run's bits depend on besides its config, where it has changed."""
-    for key in ("device", "device_name", "cpu_capability", "threads", "backward", "updates"):
+    keys = (
+        "device", "device_name", "cpu_capability", "threads", "processes", "backward", "updates",
+    )  # fmt: skip
+    for key in keys:
         if was.get(key) != now[key]:
             yield f"{key} was {was.get(key)}, is {now[key]}"
     torch_was, torch_is = was.get("versions", {}).get("torch"), now["versions"]["torch"]
@@ -477,18 +526,23 @@ def resolve_device(name: str) -> torch.device:
         raise DeviceError(
             f"device cuda: torch {torch.__version__} finds no CUDA device here; use --device cpu"
         )
-    return torch.device("cuda" if available and name != "cpu" else "cpu")
+    if not available or name == "cpu":
+        return torch.device("cpu")
+    if processes() > 1:  # one GPU each
+        torch.cuda.set_device(local_rank())
+        return torch.device("cuda", local_rank())
+    return torch.device("cuda")
 
 
 def threads_of(config: Config) -> int:
     """The CPU threads of a config: its own number, else a fixed rule, never a timing.
 
-    Two, if there are so many, from batches of 32 on; below, a product is done before a second
-    thread has begun its share.
+    Two, if there are so many for this process, from batches of 32 on; below, a product is done
+    before a second thread has begun its share.
     """
     affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return config.threads or (1 if config.train.batch_size < 32 else min(2, cores))
+    cores = (len(affinity(0)) if affinity else os.cpu_count() or 1) // local_processes()
+    return config.threads or (1 if config.train.batch_size < 32 else max(1, min(2, cores)))
 
 
 def describe_environment(seed: int, device: torch.device) -> dict[str, Any]:
@@ -504,6 +558,7 @@ def describe_environment(seed: int, device: torch.device) -> dict[str, Any]:
         "device_name": torch.cuda.get_device_name(device) if cuda else platform.machine(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
+        "processes": processes(),
         "seed": seed,
         "git_commit": _git_commit(),
     }

@@ -3,6 +3,7 @@
 `TorchUpdates` is what the steps' own modules say, one after the other. `FusedUpdates` does the same
 arithmetic for the lesson's own case, plain gradient descent of a ReLU network on a CPU, in about
 half the time. `GraphedUpdates` has a GPU replay a recorded update without being told its parts.
+`SharedUpdates` shares each batch among several processes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,9 +17,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mnist_mlp.backprop import Backward, is_linear_relu_stack
+from mnist_mlp.config import CLASSES
 from mnist_mlp.data import Split, to_images
+from mnist_mlp.distributed import largest_of_processes, processes, rank, sum_over_processes
 from mnist_mlp.loss import softmax
 
+ASKED_EACH = 16
+"""Updates after which several processes ask each other whether a report is due."""
 GATHERED_BYTES = 1 << 20
 """Of the images that `FusedUpdates` gathers at once: more than that falls out of the cache."""
 
@@ -112,7 +117,8 @@ class FusedUpdates:
         self.lit = torch.from_numpy(pixels.shape[1] + 1 - dark_behind)
         # thetas[k] is [b W] of layer k+1, transposed: (1 + inputs, outputs).
         self.thetas = [
-            torch.empty(1 + layer.in_features, layer.out_features) for layer in self.layers
+            layer.weight.new_empty(1 + layer.in_features, layer.out_features)
+            for layer in self.layers
         ]
 
     @torch.no_grad()
@@ -128,7 +134,7 @@ class FusedUpdates:
         whole, ragged = _Batch(self.thetas, size), _Batch(self.thetas, examples % size)
         row = -(-self.thetas[0].shape[0] // 16) * 16  # rows begin on a cache line
         together = max(1, GATHERED_BYTES // (4 * row * size))
-        gathered = torch.ones(together * size, row)
+        gathered = self.thetas[0].new_ones(together * size, row)
         batch = done
         for index in torch.split(order, together * size)[done // together :]:
             images = gathered[: len(index)]
@@ -245,13 +251,46 @@ class GraphedUpdates(TorchUpdates):
         return graph.replay
 
 
+class SharedUpdates(TorchUpdates):
+    """Each process's share of every batch, and the sum of all their gradients.
+
+    The mean over the batch comes out whatever the shares are: each process's gradient, a mean over
+    its own, counts as much as its share.
+    """
+
+    def update(self, index: Tensor) -> Tensor:
+        """See `TorchUpdates`; the other processes' rows of the logits are 0."""
+        shares = torch.tensor_split(torch.arange(len(index)), processes())
+        mine = shares[rank()].to(index.device)
+        pixels, labels = (t.index_select(0, index[mine]) for t in self.train)
+        logits = torch.zeros(len(index), CLASSES, device=index.device)
+        logits[mine] = self.backward(to_images(pixels), labels)
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in gradients]).mul_(len(mine) / len(index))
+        sum_over_processes(flat)
+        parts = torch.split(flat, [g.numel() for g in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+        self.optimizer.step()
+        return logits
+
+    def settle(self, logits: Tensor) -> None:
+        """See `Updates`."""
+        sum_over_processes(logits)
+
+    def due(self, batch: int, overdue: bool) -> bool:
+        """See `Updates`: all processes report after the same batch."""
+        asked = (batch + 1) % ASKED_EACH == 0
+        return asked and bool(largest_of_processes(overdue, self.train.labels.device))
+
+
 class _Batch:
     """The work on batches of one size B, with the room it takes."""
 
     def __init__(self, thetas: list[Tensor], size: int) -> None:
-        self.hidden = [torch.ones(size, 1 + theta.shape[1]) for theta in thetas[:-1]]  # [1; a]
+        self.hidden = [theta.new_ones(size, 1 + theta.shape[1]) for theta in thetas[:-1]]  # [1; a]
         self.thetas = thetas[1:]
-        self.das = [torch.empty(size, theta.shape[0] - 1) for theta in self.thetas]
+        self.das = [theta.new_empty(size, theta.shape[0] - 1) for theta in self.thetas]
         self.relu_backward = torch.ops.aten.threshold_backward
 
     def update(self, x: Tensor, theta: Tensor, y: Tensor, logits: Tensor, scale: float) -> None:
