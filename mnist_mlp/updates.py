@@ -8,7 +8,7 @@ half the time. `GraphedUpdates` has a GPU replay a recorded update without being
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -284,13 +284,27 @@ class SharedUpdates(TorchUpdates):
         return asked and bool(largest_of_processes(overdue, self.train.labels.device))
 
 
+class _Hidden(NamedTuple):
+    """Room for a hidden layer's part of an update, and the layer after it."""
+
+    ones_a: Tensor  # (B, 1 + outputs): [1; a]
+    ones_a_t: Tensor  # its transpose
+    a: Tensor  # (B, outputs), a part of it
+    da: Tensor  # (B, outputs)
+    next_theta: Tensor  # (1 + outputs, outputs after): [b W] transposed
+    next_W: Tensor  # (outputs after, outputs), a part of it
+
+
 class _Batch:
     """The work on batches of one size B, with the room it takes."""
 
     def __init__(self, thetas: list[Tensor], size: int) -> None:
-        self.hidden = [theta.new_ones(size, 1 + theta.shape[1]) for theta in thetas[:-1]]  # [1; a]
-        self.thetas = thetas[1:]
-        self.das = [theta.new_empty(size, theta.shape[0] - 1) for theta in self.thetas]
+        self.hidden = []
+        for theta in thetas[1:]:
+            ones_a = theta.new_ones(size, theta.shape[0])
+            a, W = ones_a[:, 1:], theta[1:].t()
+            da = torch.empty_like(a, memory_format=torch.contiguous_format)
+            self.hidden.append(_Hidden(ones_a, ones_a.t(), a, da, theta, W))
         self.relu_backward = torch.ops.aten.threshold_backward
 
     def update(self, x: Tensor, theta: Tensor, y: Tensor, logits: Tensor, scale: float) -> None:
@@ -303,15 +317,14 @@ class _Batch:
             logits: (B, C) is filled.
             scale: −learning_rate / B.
         """
-        a, thetas = x, [theta, *self.thetas]
-        for layer, ones_a in zip(thetas, self.hidden, strict=False):
-            torch.mm(a, layer, out=ones_a[:, 1:])  # z = W·a + b
-            a = ones_a.relu_()  # which leaves the 1 as it is
-        torch.mm(a, thetas[-1], out=logits)
+        a, layer = x, theta
+        for hidden in self.hidden:
+            torch.mm(a, layer, out=hidden.a)  # z = W·a + b
+            a, layer = hidden.ones_a.relu_(), hidden.next_theta  # the 1 stays 1
+        torch.mm(a, layer, out=logits)
         dz = softmax(logits).sub_(y)
-        inputs = [x, *self.hidden]
-        for k in range(len(thetas) - 1, 0, -1):
-            da = torch.mm(dz, thetas[k][1:].t(), out=self.das[k - 1])
-            thetas[k].addmm_(inputs[k].t(), dz, alpha=scale)
-            dz = self.relu_backward(da, inputs[k][:, 1:], 0)
+        for hidden in reversed(self.hidden):
+            da = torch.mm(dz, hidden.next_W, out=hidden.da)
+            hidden.next_theta.addmm_(hidden.ones_a_t, dz, alpha=scale)
+            dz = self.relu_backward(da, hidden.a, 0)
         theta.addmm_(x.t(), dz, alpha=scale)
