@@ -292,7 +292,7 @@ class _Hidden(NamedTuple):
     a: Tensor  # (B, outputs), a part of it
     da: Tensor  # (B, outputs)
     next_theta: Tensor  # (1 + outputs, outputs after): [b W] transposed
-    next_W: Tensor  # (outputs after, outputs), a part of it
+    next_weight: Tensor  # W (outputs after, outputs), a part of it
 
 
 class _Batch:
@@ -324,7 +324,7 @@ class _Batch:
         torch.mm(a, layer, out=logits)
         dz = softmax(logits).sub_(y)
         for hidden in reversed(self.hidden):
-            da = torch.mm(dz, hidden.next_W, out=hidden.da)
+            da = torch.mm(dz, hidden.next_weight, out=hidden.da)
             hidden.next_theta.addmm_(hidden.ones_a_t, dz, alpha=scale)
             dz = self.relu_backward(da, hidden.a, 0)
         theta.addmm_(x.t(), dz, alpha=scale)
