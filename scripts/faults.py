@@ -47,6 +47,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from mnist_mlp import data, files
 from mnist_mlp import run as run_module
 from mnist_mlp import train as train_module
+from mnist_mlp import updates as updates_module
 from mnist_mlp.__main__ import STOP_SIGNALS
 from mnist_mlp.__main__ import main as program
 from mnist_mlp.checkpoint import (
@@ -71,6 +72,8 @@ RUN = (
     "--config", "digits", "train.epochs=30", "train.batch_size=20", "optimizer.momentum=0.9",
     "optimizer.learning_rate=0.02", "data.validation=137", "checkpoint.keep=2",
 )  # fmt: skip
+FUSED = "optimizer.momentum=0.0"
+"""Makes the run's updates those of plain gradient descent, which have a code of their own."""
 UPDATES_PER_EPOCH = 65
 LONGEST_S = 60.0
 """No outcome takes so long; a process that does hangs."""
@@ -204,12 +207,24 @@ def mark_moments(mark: Mark) -> None:
         if name := next(updates, None):
             mark(name)
 
-    register_optimizer_step_post_hook(mark_update)
+    _after_updates(mark_update)
     for module, name, marks in (
         (run_module, "save_checkpoint", ("save", "saved")),
         (train_module, "evaluate_model", ("evaluation",)),
     ):
         setattr(module, name, marked(getattr(module, name), *marks))
+
+
+def _after_updates(call: Callable[[torch.Tensor], None]) -> None:
+    """Have each update call something with a tensor of the weights it made."""
+    register_optimizer_step_post_hook(lambda opt, *_: call(opt.param_groups[0]["params"][0]))
+    update = updates_module._Batch.update
+
+    def fused(batch: Any, x: Any, theta: torch.Tensor, *rest: Any) -> None:
+        update(batch, x, theta, *rest)
+        call(theta)
+
+    updates_module._Batch.update = fused  # type: ignore[assignment, method-assign]
 
 
 SAVE = ("create", "write", "fsync", "chmod", "rename", "open folder", "fsync")
@@ -279,14 +294,14 @@ def spoil_weights(_mark: Mark, *, update: int) -> None:
     """Make a weight NaN after an update."""
     done = 0
 
-    def spoil(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    def spoil(weights: torch.Tensor) -> None:
         nonlocal done
         done += 1
         if done == update:
             with torch.no_grad():
-                optimizer.param_groups[0]["params"][0][0, 0] = float("nan")
+                weights[0, 0] = float("nan")
 
-    register_optimizer_step_post_hook(spoil)
+    _after_updates(spoil)
 
 
 def use_files(_mark: Mark, *, known: dict[str, data.MnistFile]) -> None:
@@ -311,12 +326,16 @@ def drop_rights(_mark: Mark) -> None:
 
 def kills(count: int, chance: random.Random) -> str:
     """SIGKILL at random moments after the first update, half of them inside a save."""
-    whole = _uninterrupted()
+    kinds = ((), (FUSED,))
+    whole = {}
+    for kind in kinds:
+        whole[kind] = _uninterrupted(*kind)
+        shutil.rmtree("whole")
     inside = killed = lost = runs = 0
     newest: tuple[int, ...] = ()
     while killed < count:
-        run = f"run-{runs}"
-        process = _train(run, hooks=[mark_moments])
+        run, kind = f"run-{runs}", kinds[runs % 2]
+        process = _train(run, *kind, hooks=[mark_moments])
         if killed % 2:
             alive = process.until("save", chance.randrange(1, 6))
             time.sleep(chance.uniform(0, 0.004))
@@ -331,7 +350,7 @@ def kills(count: int, chance: random.Random) -> str:
             before, newest = newest, tuple(_positions(run))
             lost += bool(before) and (not newest or newest[-1] < before[-1])
         if code == 0 or killed == count:
-            _finish(run, whole)
+            _finish(run, whole[kind])
             newest = ()
             runs += 1
     assert not lost
@@ -813,10 +832,10 @@ def _try_headers(path: Path, count: int, seed: int, writer: Any) -> None:
 
 
 def divergence(count: int, chance: random.Random) -> str:
-    """A loss that stops being finite at a chosen update, on both ways to the gradients."""
+    """A loss that stops being finite at a chosen update, in each way to make updates."""
     for number in range(count):
-        backward = ("chain_rule", "autograd")[number % 2]
-        overrides = ("train.epochs=6", f"train.backward={backward}")
+        way = ("train.backward=chain_rule", "train.backward=autograd", FUSED)[number % 3]
+        overrides = ("train.epochs=6", way)
         whole = _uninterrupted(*overrides)
         shutil.rmtree("whole")
         update = chance.randrange(UPDATES_PER_EPOCH, 5 * UPDATES_PER_EPOCH)
