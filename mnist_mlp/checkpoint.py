@@ -29,7 +29,7 @@ from mnist_mlp.optimizer import remembered
 
 log = logging.getLogger(__name__)
 
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"
 TRAINING_PREFIX = "train."
 """Begins the name of each tensor that only training needs."""
 MAX_HEADER_BYTES = 1 << 18
@@ -44,7 +44,7 @@ class _Metadata(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    format_version: Literal["1"]
+    format_version: Literal["2"]
     config: Json[Config]
     epoch: Json[NonNegativeInt]
     update: Json[NonNegativeInt]

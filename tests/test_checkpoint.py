@@ -90,7 +90,7 @@ def test_any_safetensors_reader_reads_it_and_the_digest_is_of_the_file() -> None
         moments = {f"train.optimizer.{name}.momentum_buffer" for name in names}
         assert set(file.keys()) == names | moments
         metadata = file.metadata()
-    assert metadata["format_version"] == "1"
+    assert metadata["format_version"] == "2"
     digest = metadata["content_sha256"]
     zeroed = path.read_bytes().replace(digest.encode(), b"0" * 64)
     assert hashlib.sha256(zeroed).hexdigest() == digest
@@ -148,7 +148,7 @@ def with_sizes(sizes: list[int]) -> str:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"format_version": "2"}, "format version"),
+        ({"format_version": "1"}, "format version"),
         ({"config": with_sizes([784, 5, 10])}, "layer1.weight is [4, 784] of F32"),
         ({"config": with_sizes([784, 10])}, "not those of its config's network"),
         ({"config": "{"}, "damaged"),
