@@ -177,7 +177,7 @@ class Config(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: CUDA where there is a device, else the CPU."""
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """CPU threads of one operation; null: one for batches below 32, two from there."""
+    """CPU threads of one operation; null: one or two, by a fixed rule."""
     data: DataConfig = DataConfig()
     """Where the images come from."""
     model: ModelConfig = ModelConfig()

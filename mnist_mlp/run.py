@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mnist_mlp.backprop import autograd, chain_rule, is_linear_relu_stack
+from mnist_mlp.backprop import autograd, chain_rule
 from mnist_mlp.checkpoint import (
     Checkpoint,
     checkpoint_path,
@@ -223,19 +223,17 @@ class _Run:
             gamma=schedule.gamma,
             warmup_fraction=schedule.warmup_fraction,
         )
-        by_hand = train.backward == "chain_rule" or (
-            train.backward == "auto" and is_linear_relu_stack(self.model)
-        )
-        how = config.optimizer
-        plain = how.name == "sgd" and not (how.momentum or how.weight_decay)
+        by_hand = _by_hand(config)
         self.optimizer: Optimizer | None = None
         self.updates: Updates
         alone = processes() == 1
-        if by_hand and plain and device.type == "cpu" and alone:
+        if _fusible(config) and device.type == "cpu" and alone:
             self.updates = FusedUpdates(self.model, data.train, train.batch_size)
         else:
             # Only here, since PyTorch's optimizers import its compiler, which takes a second.
-            self.optimizer = build_optimizer(self.model.parameters(), **how.model_dump())
+            self.optimizer = build_optimizer(
+                self.model.parameters(), **config.optimizer.model_dump()
+            )
             backward = chain_rule(self.model) if by_hand else autograd(self.model)
             kind = GraphedUpdates if device.type == "cuda" else TorchUpdates
             kind = kind if alone else SharedUpdates
@@ -537,12 +535,13 @@ def resolve_device(name: str) -> torch.device:
 def threads_of(config: Config) -> int:
     """The CPU threads of a config: its own number, else a fixed rule, never a timing.
 
-    Two, if there are so many for this process, from batches of 32 on; below, a product is done
-    before a second thread has begun its share.
+    Two, if there are so many for this process, where a second gains enough to be worth what it
+    loses beside other work: from batches of 32 on where updates are fused, else from 256 on.
     """
     affinity = getattr(os, "sched_getaffinity", None)
     cores = (len(affinity(0)) if affinity else os.cpu_count() or 1) // local_processes()
-    return config.threads or (1 if config.train.batch_size < 32 else max(1, min(2, cores)))
+    enough = config.train.batch_size >= (32 if _fusible(config) else 256)
+    return config.threads or (max(1, min(2, cores)) if enough else 1)
 
 
 def describe_environment(seed: int, device: torch.device) -> dict[str, Any]:
@@ -577,6 +576,19 @@ def newest_run(runs: Path = RUNS) -> Path:
             "train first (mnist-mlp train --config digits) or name a run directory"
         )
     return max(checkpoints, key=lambda path: path.stat().st_mtime_ns).parent.parent
+
+
+def _by_hand(config: Config) -> bool:
+    """Whether the chain rule is used as written out: where it can be, unless the config objects."""
+    sizes, activation = config.model.layer_sizes, config.model.activation
+    covered = activation == "relu" or len(sizes) == 2  # with nothing between layers to activate
+    return config.train.backward == "chain_rule" or (config.train.backward == "auto" and covered)
+
+
+def _fusible(config: Config) -> bool:
+    """Whether the update is the lesson's formula and nothing else."""
+    how = config.optimizer
+    return how.name == "sgd" and not (how.momentum or how.weight_decay) and _by_hand(config)
 
 
 @contextmanager

@@ -838,7 +838,7 @@ def divergence(count: int, chance: random.Random) -> str:
         overrides = ("train.epochs=6", way)
         whole = _uninterrupted(*overrides)
         shutil.rmtree("whole")
-        update = chance.randrange(UPDATES_PER_EPOCH, 5 * UPDATES_PER_EPOCH)
+        update = chance.randrange(UPDATES_PER_EPOCH + 1, 5 * UPDATES_PER_EPOCH)
         process = _train("run", *overrides, hooks=[partial(spoil_weights, update=update)])
         outcome = process.wait().expect(6)
         what = "a weight after" if update % UPDATES_PER_EPOCH == 0 else "the loss of"

@@ -28,6 +28,12 @@ def commands() -> list[tuple[str, str]]:
 
 SETUP = [c for c, _ in commands() if c.startswith(("scripts/", "python3 -m venv"))]
 PROGRAM = [(c, output) for c, output in commands() if c not in SETUP]
+RUN_AS = {
+    "mnist-mlp": ["-m", "mnist_mlp"],
+    "torchrun": ["-m", "torch.distributed.run"],
+    "python": [],
+}
+SHORTER = {"scripts/benchmark.py": ["--quick", "--rounds=1"], "scripts/faults.py": ["starts"]}
 EXACT = ("mnist-mlp count-params", "mnist-mlp configs")
 
 
@@ -35,7 +41,8 @@ EXACT = ("mnist-mlp count-params", "mnist-mlp configs")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder for all commands, since eval reads what train left."""
     folder = tmp_path_factory.mktemp("readme")
-    shutil.copytree(REPOSITORY / "configs", folder / "configs")
+    for name in ("configs", "scripts"):
+        shutil.copytree(REPOSITORY / name, folder / name)
     if root := os.environ.get("MNIST_MLP_TEST_DATA"):
         (folder / "data").symlink_to(root)
     return folder
@@ -47,7 +54,7 @@ def test_the_readme_is_finished() -> None:
 
 def test_the_readme_has_commands() -> None:
     assert len(PROGRAM) >= 10
-    assert all(command.startswith("mnist-mlp ") for command, _ in PROGRAM)
+    assert all(command.split()[0] in RUN_AS for command, _ in PROGRAM)
 
 
 @pytest.mark.parametrize("command", SETUP)
@@ -64,22 +71,24 @@ def test_set_up_commands_are_run_by_ci(command: str) -> None:
 
 @pytest.mark.parametrize(("command", "output"), PROGRAM)
 def test_commands(command: str, output: str, elsewhere: Path) -> None:
-    words = shlex.split(command)[1:]
+    runner, *words = shlex.split(command)
     local = "digits" in command or "--resume" in words
-    needs_mnist = words[0] in ("train", "download") and not local
+    needs_mnist = words[0] in ("train", "download", "scripts/benchmark.py") and not local
+    words += SHORTER.get(words[0], [])
     if needs_mnist and not os.environ.get("MNIST_MLP_TEST_DATA"):
         pytest.skip("needs the real MNIST: MNIST_MLP_TEST_DATA names no root of it")
     if words[0] == "train" and needs_mnist:
         words += ["--dry-run"]
     process = subprocess.run(
-        [sys.executable, "-m", "mnist_mlp", *words],
+        [sys.executable, *RUN_AS[runner], *words],
         capture_output=True,
         text=True,
         cwd=elsewhere,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
     )
     assert process.returncode == 0, process
-    assert process.stderr == "" or "--json" in words
+    if runner == "mnist-mlp":
+        assert process.stderr == "" or "--json" in words
     if command in EXACT:
         assert process.stdout == output
     elif output:

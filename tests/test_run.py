@@ -212,6 +212,8 @@ def test_the_rule_for_threads() -> None:
     for overrides, threads in [
         (["train.batch_size=31"], 1),
         (["train.batch_size=32"], cores),
+        (["train.batch_size=255", "optimizer.name=adam"], 1),
+        (["train.batch_size=256", "optimizer.name=adam"], cores),
         (["threads=3"], 3),
     ]:
         assert threads_of(digits(*overrides)) == threads
