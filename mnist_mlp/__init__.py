@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 # torch's threads wait for each other in a loop. Where another program has one of their cores they
 # wait long, and keep that core from the thread that they wait for: by default two threads can then
 # be 100 times slower than one, with this bound 5 times, and alone none. GNU's OpenMP reads it once,
-# when torch is loaded.
-os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+# when torch is loaded: import this package first.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 __version__ = "0.1.0"
 

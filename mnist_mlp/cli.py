@@ -31,11 +31,12 @@ from mnist_mlp.config import (
 from mnist_mlp.errors import (
     FILE_SYSTEM_EXIT_CODE,
     CheckFailedError,
-    DeviceError,
-    LostProcessError,
+    DivergedError,
     MnistMlpError,
+    StoppedError,
     UsageError,
 )
+from mnist_mlp.ranks import processes, rank
 from mnist_mlp.render import (
     discard,
     open_console,
@@ -135,13 +136,12 @@ def train(
     if config is None:
         raise UsageError("name a --config, or a run to --resume")
     loaded = _load(config, overrides, root, device)
-    leads = _leads()
-    with open_console(json_, quiet or not leads) as console, _stop_signals() as stop:
+    with open_console(json_, quiet or rank() > 0) as console, _stop_signals() as stop:
         from mnist_mlp.run import run_events
 
         events = run_events(loaded, run_dir, dry_run=dry_run, resume=bool(resume), stop=stop)
         result = show_run(console, events)
-    if json_ and leads:
+    if json_ and rank() == 0:
         _print_json(result.to_json())
 
 
@@ -285,6 +285,7 @@ def trace(
     fresh = _load(config, None, root) if untrained else None
     with open_console(json_, quiet) as console:
         from mnist_mlp.checkpoint import load_checkpoint
+        from mnist_mlp.data import to_images
         from mnist_mlp.model import build_mlp
         from mnist_mlp.run import load_config_dataset, newest_run
         from mnist_mlp.trace import trace_image
@@ -300,10 +301,11 @@ def trace(
             loaded, model = checkpoint.config, checkpoint.model
             console.print(str(checkpoint.path))
         data = load_config_dataset(loaded, root or os.environ.get(DATA_ROOT_VARIABLE))
-        images, labels = data.split(split)
+        pixels, labels = data.split(split)
         if index >= len(labels):
             raise UsageError(f"--index {index}: {data.name} {split} ends at {len(labels) - 1}")
-        traced = trace_image(model, images[index], int(labels[index]), learning_rate)
+        image = to_images(pixels[index])
+        traced = trace_image(model, image, int(labels[index]), learning_rate)
         if not math.isfinite(traced.loss_after):
             raise UsageError(f"--learning-rate {learning_rate:g}: the loss after it overflows")
         console.print(f"{data.name}, {split} split, image {index}")
@@ -388,9 +390,9 @@ def main() -> NoReturn:
     try:
         code = app(prog_name="mnist-mlp", standalone_mode=False)
     except MnistMlpError as error:
-        # Where several processes train together, most errors are all of theirs: one tells them.
-        told = _leads() or isinstance(error, LostProcessError | DeviceError)
-        code = _fail(str(error) if told else "", error.exit_code)
+        # Where several processes train together, one tells what all of them meet.
+        alike = isinstance(error, UsageError | DivergedError | StoppedError)
+        code = _fail("" if alike and rank() else str(error), error.exit_code)
     except typer.TyperException as error:
         # A bare `mnist-mlp` has printed its help and has no more to say.
         says = error.format_message()
@@ -413,7 +415,7 @@ def main() -> NoReturn:
                 "run again with --debug to see where",
                 1,
             )
-    if "RANK" in os.environ:
+    if processes() > 1:
         # Among several processes: PyTorch's threads that talk to the others do not always survive
         # Python's own way out ("terminate called"), and torchrun would take that for a failure.
         for stream in (sys.stdout, sys.stderr):
@@ -421,11 +423,6 @@ def main() -> NoReturn:
                 stream.flush()
         os._exit(int(code or 0))
     sys.exit(code)
-
-
-def _leads() -> bool:
-    """Whether this process is the only one, or the first of those that torchrun has started."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager

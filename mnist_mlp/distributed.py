@@ -15,28 +15,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mnist_mlp.errors import LostProcessError
+from mnist_mlp.ranks import processes, rank
 
 _RUN_DIRECTORY = "mnist_mlp/run_directory"
-
-
-def rank() -> int:
-    """This process's number, from 0."""
-    return int(os.environ.get("RANK", 0)) if processes() > 1 else 0
-
-
-def processes() -> int:
-    """How many there are, on all machines."""
-    return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
-
-
-def local_rank() -> int:
-    """This process's number on its machine, from 0."""
-    return int(os.environ.get("LOCAL_RANK", 0)) if processes() > 1 else 0
-
-
-def local_processes() -> int:
-    """How many there are on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if processes() > 1 else 1
 
 
 @contextmanager
@@ -125,8 +106,11 @@ def _agents_store() -> Any:
 def _others() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # DistBackendError, DistNetworkError and gloo's own
-        reason = re.sub(r"^\[\S+] ", "", str(error).partition("\n")[0])  # less gloo's source file
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and type(error) is not RuntimeError:
+            raise  # a lack of memory, say
+        # Less gloo's source file at its front and its good wishes at its end.
+        reason = re.sub(r"^\[\S+] ", "", str(error)).partition("\n")[0].partition(". ")[0]
         raise LostProcessError(
             f"rank {rank()}: another process of this job has ended or cannot be reached ({reason})"
             "\nwhat was saved goes on with --resume, or by itself under torchrun --max-restarts"

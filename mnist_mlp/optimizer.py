@@ -19,14 +19,15 @@ def build_optimizer(
     momentum: float = 0.0,
     nesterov: bool = False,
     weight_decay: float = 0.0,
+    *,
+    graphed: bool = False,
 ) -> Optimizer:
     """An optimizer by name: sgd, adam or adamw; what it has no use for is ignored.
 
-    On CUDA its learning rate is a tensor there, as `GraphedUpdates` needs it.
+    With `graphed`, for `GraphedUpdates`, its learning rate is a tensor beside the parameters.
     """
     parameters = list(parameters)
-    cuda = parameters[0].device.type == "cuda"
-    rate = torch.tensor(learning_rate, device=parameters[0].device) if cuda else learning_rate
+    rate = torch.tensor(learning_rate, device=parameters[0].device) if graphed else learning_rate
     if name == "sgd":
         return SGD(
             parameters,
@@ -35,10 +36,10 @@ def build_optimizer(
             nesterov=nesterov and momentum > 0,
             weight_decay=weight_decay,
             # One pass over the numbers instead of several; plain SGD is one pass anyway.
-            fused=cuda or momentum > 0,
+            fused=graphed or momentum > 0,
         )
     adaptive: type[Adam] = {"adam": Adam, "adamw": AdamW}[name]
-    return adaptive(parameters, lr=rate, weight_decay=weight_decay, fused=True, capturable=cuda)
+    return adaptive(parameters, lr=rate, weight_decay=weight_decay, fused=True, capturable=graphed)
 
 
 def learning_rates(

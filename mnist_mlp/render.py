@@ -74,7 +74,13 @@ def show_run(console: Console, events: Iterator["RunEvent"]) -> "RunResult":
         progress.TimeRemainingColumn(compact=True),
     )
     live = console.is_terminal and not console.quiet
-    with progress.Progress(*columns, console=console, transient=True, disable=not live) as bar:
+    with progress.Progress(
+        *columns,
+        console=console,
+        transient=True,
+        disable=not live,
+        refresh_per_second=4,  # there is no more news, and drawing takes time from training
+    ) as bar:
         task = bar.add_task("loading", total=None, rate="")
         for event in events:
             if isinstance(event, RunStart):

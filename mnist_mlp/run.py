@@ -43,10 +43,6 @@ from mnist_mlp.data import Dataset, Split, epoch_order, load_dataset
 from mnist_mlp.distributed import (
     joined,
     largest_of_processes,
-    local_processes,
-    local_rank,
-    processes,
-    rank,
     remember_run_directory,
     remembered_run_directory,
     told_by_rank_0,
@@ -68,6 +64,7 @@ from mnist_mlp.optimizer import (
     optimizer_state,
     restore_optimizer,
 )
+from mnist_mlp.ranks import local_processes, local_rank, processes, rank
 from mnist_mlp.train import EpochResult, Progress, fit
 from mnist_mlp.updates import FusedUpdates, GraphedUpdates, SharedUpdates, TorchUpdates, Updates
 
@@ -226,17 +223,18 @@ class _Run:
         by_hand = _by_hand(config)
         self.optimizer: Optimizer | None = None
         self.updates: Updates
-        alone = processes() == 1
-        if _fusible(config) and device.type == "cpu" and alone:
+        if _fusible(config) and device.type == "cpu":
             self.updates = FusedUpdates(self.model, data.train, train.batch_size)
         else:
             # Only here, since PyTorch's optimizers import its compiler, which takes a second.
+            kind = GraphedUpdates if device.type == "cuda" else TorchUpdates
+            kind = kind if processes() == 1 else SharedUpdates
             self.optimizer = build_optimizer(
-                self.model.parameters(), **config.optimizer.model_dump()
+                self.model.parameters(),
+                **config.optimizer.model_dump(),
+                graphed=kind is GraphedUpdates,
             )
             backward = chain_rule(self.model) if by_hand else autograd(self.model)
-            kind = GraphedUpdates if device.type == "cuda" else TorchUpdates
-            kind = kind if alone else SharedUpdates
             self.updates = kind(self.model, self.optimizer, backward, data.train, train.batch_size)
         self.environment = describe_environment(config.seed, device) | {
             "backward": "chain_rule" if by_hand else "autograd",
@@ -527,6 +525,11 @@ def resolve_device(name: str) -> torch.device:
     if not available or name == "cpu":
         return torch.device("cpu")
     if processes() > 1:  # one GPU each
+        if local_rank() >= torch.cuda.device_count():
+            raise DeviceError(
+                f"{local_processes()} processes, but {torch.cuda.device_count()} CUDA devices "
+                "here; start as many, or use --device cpu"
+            )
         torch.cuda.set_device(local_rank())
         return torch.device("cuda", local_rank())
     return torch.device("cuda")
@@ -586,9 +589,10 @@ def _by_hand(config: Config) -> bool:
 
 
 def _fusible(config: Config) -> bool:
-    """Whether the update is the lesson's formula and nothing else."""
+    """Whether the update is the lesson's formula and nothing else, in a process that is alone."""
     how = config.optimizer
-    return how.name == "sgd" and not (how.momentum or how.weight_decay) and _by_hand(config)
+    plain = how.name == "sgd" and not (how.momentum or how.weight_decay)
+    return plain and _by_hand(config) and processes() == 1
 
 
 @contextmanager

@@ -101,7 +101,7 @@ def trace_image(
 
     factors = list(_factors(model, x[0], layers, slopes, label))
     path = chain_rule if is_linear_relu_stack(model) else autograd
-    loss, _ = path(model)(x, y)
+    loss = cross_entropy(path(model)(x, y), y)
     gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     build_optimizer(model.parameters(), "sgd", learning_rate).step()
     with torch.no_grad():

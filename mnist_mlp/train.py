@@ -30,7 +30,7 @@ class Progress:
     """Where a running epoch is; with the model and the optimizer, enough to go on from there.
 
     `losses` holds the loss of each of the epoch's examples so far, just before the update that it
-    was part of, `correct` counts those that were read right.
+    was part of, `correct` counts those that were read right. The next event overwrites `losses`.
     """
 
     epoch: int
@@ -102,8 +102,9 @@ def fit(
         DivergedError: A loss or a weight was not finite; names the first such update.
     """
     if optimizer:
-        backward = backward or autograd(model)
-        updates = updates or TorchUpdates(model, optimizer, backward, data.train, batch_size)
+        updates = updates or TorchUpdates(
+            model, optimizer, backward or autograd(model), data.train, batch_size
+        )
         learning_rates = learning_rates or repeat(float(optimizer.param_groups[0]["lr"]))
     if not (updates and learning_rates):
         raise ValueError("fit needs an optimizer, or updates and learning_rates")
@@ -154,6 +155,8 @@ def fit(
             seen, correct = len(resume.losses), resume.correct
             losses[:seen] = resume.losses
         epoch_rates = list(islice(rates, batches))
+        if len(epoch_rates) < batches:
+            raise ValueError(f"learning_rates ends within epoch {epoch}")
         done = seen // batch_size  # never the ragged last batch
         for batch, _ in enumerate(updates.epoch(order, logits, epoch_rates, done), start=done):
             last = batch == batches - 1

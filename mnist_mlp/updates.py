@@ -6,6 +6,7 @@ half the time. `GraphedUpdates` has a GPU replay a recorded update without being
 `SharedUpdates` shares each batch among several processes.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -19,8 +20,9 @@ from torch.optim import Optimizer
 from mnist_mlp.backprop import Backward, is_linear_relu_stack
 from mnist_mlp.config import CLASSES
 from mnist_mlp.data import Split, to_images
-from mnist_mlp.distributed import largest_of_processes, processes, rank, sum_over_processes
+from mnist_mlp.distributed import largest_of_processes, sum_over_processes
 from mnist_mlp.loss import softmax
+from mnist_mlp.ranks import processes, rank
 
 ASKED_EACH = 16
 """Updates after which several processes ask each other whether a report is due."""
@@ -100,12 +102,14 @@ class FusedUpdates:
     - Images are gathered many batches at a time.
 
     Raises:
-        ValueError: The model is another.
+        ValueError: The model is another, or the images are no bytes.
     """
 
     def __init__(self, model: nn.Sequential, train: Split, batch_size: int) -> None:
         if not is_linear_relu_stack(model):
             raise ValueError("fused updates are for Linear and ReLU in turn")
+        if train.pixels.dtype != torch.uint8:
+            raise ValueError("fused updates are for images held as bytes")
         self.train, self.batch_size = train, batch_size
         self.layers = [module for module in model if isinstance(module, nn.Linear)]
         pixels = train.pixels.numpy()
@@ -128,7 +132,8 @@ class FusedUpdates:
         """See `Updates`."""
         self._load()
         size, examples = self.batch_size, len(order)
-        targets = F.one_hot(self.train.labels[order], logits.shape[1]).to(logits)  # (N, C)
+        one_hot = torch.eye(logits.shape[1], dtype=logits.dtype)
+        targets = one_hot.index_select(0, self.train.labels[order])  # (N, C)
         lit = F.pad(self.lit[order], (0, -examples % size)).view(-1, size).amax(dim=1).tolist()
         layer1 = {inputs: self.thetas[0][:inputs] for inputs in set(lit)}
         whole, ragged = _Batch(self.thetas, size), _Batch(self.thetas, examples % size)
@@ -213,42 +218,52 @@ class GraphedUpdates(TorchUpdates):
             yield
 
     def _update_here(self, count: int) -> None:
-        """The update at the device's position, and one position on."""
+        """The update at the device's position."""
         assert self.logits is not None  # noqa: S101 - epoch has set it
         rows = self.position * self.batch_size + self.rows[:count]
         self.optimizer.param_groups[0]["lr"].copy_(self.learning_rates[self.position][0])
         self.logits.index_copy_(0, rows, self.update(self.order[rows]))
+
+    def _move_on(self, count: int) -> None:
+        self._update_here(count)
         self.position += 1
 
     def _record(self, count: int) -> Callable[[], None]:
-        """What makes an update of count examples; recording it changes no number."""
-        if self.position.device.type != "cuda":
-            return partial(self._update_here, count)
-        tensors = [self.position, *self.model.parameters()]
-        before = [t.detach().clone() for t in tensors]
+        """What makes an update of count examples and moves on.
+
+        Libraries and the optimizer set themselves up in a few updates that are not recorded, and
+        that are undone: in the weights and in what the optimizer remembers.
+        """
+        cuda = self.position.device.type == "cuda"
+        parameters = list(self.model.parameters())
+        before = [parameter.detach().clone() for parameter in parameters]
         state = {
             (parameter, key): value.clone()
             for parameter, values in self.optimizer.state.items()
             for key, value in values.items()
         }
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # libraries and the optimizer set themselves up here
+        stream = torch.cuda.Stream() if cuda else None  # type: ignore[no-untyped-call]
+        if stream:
+            stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*capturable")  # these are not captured
             for _ in range(3):
                 self._update_here(count)
-        torch.cuda.current_stream().wait_stream(stream)
-        with torch.cuda.graph(graph):
-            self._update_here(count)
+        if stream:
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self._move_on(count)
         with torch.no_grad():
-            for tensor, value in zip(tensors, before, strict=True):
-                tensor.copy_(value)
+            for parameter, value in zip(parameters, before, strict=True):
+                parameter.copy_(value)
             for parameter, values in self.optimizer.state.items():
-                for key, tensor in values.items():
+                for key, value in values.items():
                     if (parameter, key) in state:
-                        tensor.copy_(state[parameter, key])
+                        value.copy_(state[parameter, key])
                     else:
-                        tensor.zero_()  # as an optimizer begins
-        return graph.replay
+                        value.zero_()  # as an optimizer begins
+        return graph.replay if cuda else partial(self._move_on, count)
 
 
 class SharedUpdates(TorchUpdates):
@@ -260,13 +275,13 @@ class SharedUpdates(TorchUpdates):
 
     def update(self, index: Tensor) -> Tensor:
         """See `TorchUpdates`; the other processes' rows of the logits are 0."""
-        shares = torch.tensor_split(torch.arange(len(index)), processes())
-        mine = shares[rank()].to(index.device)
+        count = len(index)
+        mine = slice(count * rank() // processes(), count * (rank() + 1) // processes())
         pixels, labels = (t.index_select(0, index[mine]) for t in self.train)
-        logits = torch.zeros(len(index), CLASSES, device=index.device)
+        logits = torch.zeros(count, CLASSES, device=index.device)
         logits[mine] = self.backward(to_images(pixels), labels)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        flat = torch.cat([g.flatten() for g in gradients]).mul_(len(mine) / len(index))
+        flat = torch.cat([g.flatten() for g in gradients]).mul_(len(labels) / count)
         sum_over_processes(flat)
         parts = torch.split(flat, [g.numel() for g in gradients])
         for gradient, part in zip(gradients, parts, strict=True):

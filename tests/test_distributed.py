@@ -178,6 +178,19 @@ def test_a_stopped_job_is_saved_and_goes_on(uninterrupted: Path) -> None:
     same_bits("run", uninterrupted)
 
 
+def test_what_one_process_alone_meets_it_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process of rank 1, whose data are not there; and one that is alone whatever its rank."""
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    outcome = program("count-params", "--config", "nosuch")
+    assert (outcome.code, "no such config file" in outcome.err) == (2, True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    outcome = program("eval", "nosuch")
+    assert (outcome.code, "no such run" in outcome.err) == (4, True)
+    outcome = program("count-params", "--config", "nosuch")
+    assert (outcome.code, outcome.err) == (2, "")
+
+
 def test_a_mistake_is_told_once() -> None:
     outcome = Job(2, "train", "--config", "digits", "train.epochs=0").wait()
     assert outcome.code != 0

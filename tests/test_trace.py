@@ -79,6 +79,7 @@ def test_the_command_on_a_run_and_on_a_fresh_network(run: Run) -> None:
     printed = json.loads(run("trace", "--index", "7", "--json").out)
     assert (printed["dataset"], printed["split"], printed["index"]) == ("digits", "test", 7)
     assert len(printed["input"]) == 784
+    assert (min(printed["input"]), max(printed["input"])) == (0, 1)
     assert [len(layer["z"]) for layer in printed["layers"]] == [128, 64, 10]
     assert len(printed["gradients"]["layer1.weight"]) == 128
     assert len(printed["gradients"]["layer1.weight"][0]) == 784

@@ -130,6 +130,34 @@ def test_an_epoch_gone_on_with_is_bit_for_bit_the_same(
         assert all(torch.equal(a, b) for a, b in zip(weights, whole, strict=True))
 
 
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adamw"])
+@pytest.mark.parametrize("batch_size", [64, 1000, 1437])
+def test_what_comes_before_recording_leaves_no_trace(
+    name: str, batch_size: int, digits: Dataset
+) -> None:
+    """The ragged last batch is recorded when nothing comes after it any more."""
+    ends = []
+    for graphed in (True, False):
+        model = build_mlp(seed=0)
+        optimizer = build_optimizer(
+            model.parameters(), name.replace("momentum", "sgd"), 0.01,
+            momentum=0.9 * (name == "momentum"), graphed=graphed,
+        )  # fmt: skip
+        kind = GraphedUpdates if graphed else TorchUpdates
+        updates = kind(model, optimizer, chain_rule(model), digits.train, batch_size)
+        rates = [0.01 / (1 + k) for k in range(3 * -(-1437 // batch_size))]
+        events = fit(
+            model, digits, None, epochs=3, batch_size=batch_size, updates=updates,
+            learning_rates=rates,
+        )  # fmt: skip
+        rows = [event for event in events if isinstance(event, EpochResult)]
+        ends.append(([row.train_loss for row in rows], list(model.parameters())))
+    (losses, weights), (usual_losses, usual_weights) = ends
+    assert losses == pytest.approx(usual_losses, rel=1e-6)
+    for ours, theirs in zip(weights, usual_weights, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
 def test_a_recorded_update_is_the_usual_one_bit_for_bit(digits: Dataset) -> None:
     """On the CPU nothing is recorded, but all that would be is done."""
     graphed, graphed_logits = trained(GraphedUpdates, digits, 64, epochs=2)
@@ -141,15 +169,15 @@ def test_a_recorded_update_is_the_usual_one_bit_for_bit(digits: Dataset) -> None
 def test_fused_updates_refuse_what_they_are_not_for(digits: Dataset) -> None:
     with pytest.raises(ValueError, match="Linear and ReLU"):
         FusedUpdates(build_mlp(activation="tanh"), digits.train, 64)
+    images = Split(digits.train.images, digits.train.labels)
+    with pytest.raises(ValueError, match="bytes"):
+        FusedUpdates(build_mlp(), images, 64)
 
 
 def rows(data: Dataset, device: str, graphed: bool, name: str, **settings: Any) -> list[float]:
     model = build_mlp(seed=0).to(device)
-    optimizer = build_optimizer(model.parameters(), name, **settings)
+    optimizer = build_optimizer(model.parameters(), name, graphed=graphed, **settings)
     kind = GraphedUpdates if graphed else TorchUpdates
-    if not graphed and device == "cuda":
-        optimizer = build_optimizer(build_mlp().parameters(), name, **settings)
-        optimizer = type(optimizer)(model.parameters(), **optimizer.defaults | {"fused": False})
     data = data.to(torch.device(device))
     updates = kind(model, optimizer, chain_rule(model), data.train, 50)
     rates = [settings["learning_rate"] / (1 + k // 29) for k in range(3 * 29)]
