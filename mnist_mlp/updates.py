@@ -255,12 +255,12 @@ class GraphedUpdates(TorchUpdates):
             with torch.cuda.graph(graph):
                 self._move_on(count)
         with torch.no_grad():
-            for parameter, value in zip(parameters, before, strict=True):
-                parameter.copy_(value)
-            for parameter, values in self.optimizer.state.items():
+            for parameter, weights in zip(parameters, before, strict=True):
+                parameter.copy_(weights)
+            for of, values in self.optimizer.state.items():
                 for key, value in values.items():
-                    if (parameter, key) in state:
-                        value.copy_(state[parameter, key])
+                    if (of, key) in state:
+                        value.copy_(state[of, key])
                     else:
                         value.zero_()  # as an optimizer begins
         return graph.replay if cuda else partial(self._move_on, count)
