@@ -119,13 +119,13 @@ class FusedUpdates:
         # lit[i]: the inputs of image i up to its last that is not 0, the one that is always 1 too.
         dark_behind = (self.pixels.numpy()[:, ::-1] > 0).argmax(axis=1)
         self.lit = torch.from_numpy(pixels.shape[1] + 1 - dark_behind)
-        # thetas[k] is [b W] of layer k+1, transposed: (1 + inputs, outputs).
+        # thetas[k] is [b W] of layer k+1, transposed: (1 + inputs, outputs). As none of these wants
+        # a gradient of autograd, the updates need no `torch.no_grad`, which takes time at a yield.
         self.thetas = [
             layer.weight.new_empty(1 + layer.in_features, layer.out_features)
             for layer in self.layers
         ]
 
-    @torch.no_grad()
     def epoch(
         self, order: Tensor, logits: Tensor, learning_rates: Sequence[float], done: int
     ) -> Iterator[None]:
@@ -173,6 +173,7 @@ class FusedUpdates:
         """See `Updates`."""
         return overdue
 
+    @torch.no_grad()
     def _load(self) -> None:
         for layer, theta in zip(self.layers, self.thetas, strict=True):
             theta[0] = layer.bias
