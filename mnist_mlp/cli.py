@@ -32,6 +32,7 @@ from mnist_mlp.errors import (
     FILE_SYSTEM_EXIT_CODE,
     CheckFailedError,
     DivergedError,
+    ImageError,
     MnistMlpError,
     StoppedError,
     UsageError,
@@ -41,8 +42,11 @@ from mnist_mlp.render import (
     discard,
     open_console,
     show_claims,
+    show_differences,
     show_evaluation,
+    show_prediction,
     show_run,
+    show_runs,
     show_trace,
 )
 
@@ -265,6 +269,13 @@ def trace(
     best: BestOption = False,
     index: Annotated[int, typer.Option(min=0, help="Which image of the split.")] = 0,
     split: SplitOption = "test",
+    image: Annotated[
+        Path | None, typer.Option(help="A picture of yours instead; see predict.")
+    ] = None,
+    label: Annotated[
+        int | None,
+        typer.Option(min=0, max=9, help="Of --image. Default: its name's, else the prediction."),
+    ] = None,
     untrained: Annotated[
         bool, typer.Option("--untrained", help="A fresh network instead of a trained one.")
     ] = False,
@@ -283,7 +294,11 @@ def trace(
     if untrained and (target or best):
         raise UsageError("--untrained takes no RUN, CHECKPOINT or --best; name a --config instead")
     fresh = _load(config, None, root) if untrained else None
+    if label is not None and not image:
+        raise UsageError("--label is of an --image; MNIST's images have theirs")
     with open_console(json_, quiet) as console:
+        import torch
+
         from mnist_mlp.checkpoint import load_checkpoint
         from mnist_mlp.data import to_images
         from mnist_mlp.model import build_mlp
@@ -300,19 +315,124 @@ def trace(
             checkpoint = load_checkpoint(target or newest_run(), best=best)
             loaded, model = checkpoint.config, checkpoint.model
             console.print(str(checkpoint.path))
-        data = load_config_dataset(loaded, root or os.environ.get(DATA_ROOT_VARIABLE))
-        pixels, labels = data.split(split)
-        if index >= len(labels):
-            raise UsageError(f"--index {index}: {data.name} {split} ends at {len(labels) - 1}")
-        image = to_images(pixels[index])
-        traced = trace_image(model, image, int(labels[index]), learning_rate)
+        where: dict[str, Any] = {"dataset": loaded.data.dataset, "split": split, "index": index}
+        if image:
+            from mnist_mlp.predict import label_of, predict_file
+
+            seen = predict_file(model, image)
+            x = to_images(torch.from_numpy(seen.seen.pixels).flatten())
+            named = label_of(image) if label is None else label
+            y = seen.digit if named is None else named
+            where |= {"split": None, "index": None, "image": str(image)}
+            console.print(f"{image}, label {y}")
+        else:
+            data = load_config_dataset(loaded, root or os.environ.get(DATA_ROOT_VARIABLE))
+            pixels, labels = data.split(split)
+            if index >= len(labels):
+                raise UsageError(f"--index {index}: {data.name} {split} ends at {len(labels) - 1}")
+            x, y = to_images(pixels[index]), int(labels[index])
+            console.print(f"{data.name}, {split} split, image {index}")
+        traced = trace_image(model, x, y, learning_rate)
         if not math.isfinite(traced.loss_after):
             raise UsageError(f"--learning-rate {learning_rate:g}: the loss after it overflows")
-        console.print(f"{data.name}, {split} split, image {index}")
         show_trace(console, traced)
     if json_:
-        where = {"dataset": data.name, "split": split, "index": index}
         _print_json(where | traced.to_json())
+
+
+@app.command()
+def predict(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[RUN|CHECKPOINT] IMAGE...",
+            help="Pictures, and folders of them. Default network: the newest run's.",
+        ),
+    ],
+    best: BestOption = False,
+    invert: Annotated[
+        Literal["auto", "yes", "no"],
+        typer.Option(help="yes: dark ink on light paper; no: light on dark."),
+    ] = "auto",
+    show: Annotated[
+        bool, typer.Option("--show", help="Show what the network saw, and the probabilities.")
+    ] = False,
+    save_seen: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write what the network saw there, as PNG.")
+    ] = None,
+    json_: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Read your own handwritten digits: photos or drawings, PNG, JPEG, BMP, WebP or GIF.
+
+    A name that begins with a digit followed by _ or . tells the label, for the summary.
+    """
+    rows: list[dict[str, Any]] = []
+    failures = []
+    with open_console(json_, quiet) as console:
+        from mnist_mlp import predict as pictures
+        from mnist_mlp.checkpoint import load_checkpoint
+        from mnist_mlp.run import newest_run
+
+        named = paths[0].suffix == ".safetensors" or (paths[0] / "checkpoints").is_dir()
+        target, images = (paths[0], paths[1:]) if named else (None, paths)
+        if not images:
+            raise UsageError(f"{target}: a network, but no picture to read with it")
+        checkpoint = load_checkpoint(target or newest_run(), best=best)
+        console.print(str(checkpoint.path))
+        files = list(pictures.pictures_of(images))
+        width = max(len(str(file)) for file in files)
+        labelled = right = 0
+        for file in files:
+            try:
+                prediction = pictures.predict_file(checkpoint.model, file, invert)
+            except ImageError as error:
+                failures.append(str(error))
+                rows.append({"file": str(file), "error": str(error)})
+                console.print(f"{file!s:{width}}  {str(error).removeprefix(f'{file}: ')}")
+                continue
+            rows.append(prediction.to_json())
+            if (label := pictures.label_of(file)) is not None:
+                labelled += 1
+                right += label == prediction.digit
+            show_prediction(console, prediction, label, width, show)
+            if save_seen:
+                pictures.save_seen(prediction, save_seen)
+        if labelled:
+            console.print(
+                f"{right} of {labelled} labelled pictures read right: {right / labelled:.2%}"
+            )
+    if json_:
+        _print_json(rows)
+    if failures:
+        raise ImageError("\n".join(failures))
+
+
+@app.command()
+def runs(
+    targets: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[RUN...]", help="Runs to compare. Default: list those under runs/."
+        ),
+    ] = None,
+    json_: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """List the runs, or show what differs between some: their configs beside their results."""
+    from mnist_mlp.runs import differences, list_runs, summarise
+
+    found = [summarise(path) for path in targets] if targets else list_runs()
+    differ = differences(found) if targets else {}
+    with open_console(json_, quiet) as console:
+        show_runs(console, found)
+        if len(found) > 1 and targets:
+            show_differences(console, found, differ)
+    if json_:
+        compared = {"runs": [run.to_json() for run in found], "differences": differ}
+        _print_json(compared if targets else compared["runs"])
 
 
 @app.command()

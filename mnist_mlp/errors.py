@@ -30,6 +30,12 @@ class DataError(MnistMlpError):
     exit_code = 3
 
 
+class ImageError(MnistMlpError):
+    """A picture that cannot be read, or in which there is no digit to be found."""
+
+    exit_code = 3
+
+
 class CheckpointError(MnistMlpError):
     """A checkpoint that is missing, damaged or not ours."""
 

@@ -5,7 +5,7 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
@@ -15,11 +15,15 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from mnist_mlp.evaluate import Evaluation
     from mnist_mlp.lesson import Claim
+    from mnist_mlp.predict import Prediction
     from mnist_mlp.run import RunEvent, RunResult, RunStart
+    from mnist_mlp.runs import RunSummary
     from mnist_mlp.trace import Trace
     from mnist_mlp.train import EpochResult
 
@@ -206,7 +210,67 @@ def show_claims(console: Console, claims: list["Claim"]) -> None:
     console.print(f"{sum(claim.ok for claim in claims)} of {len(claims)} rows ok: {counts}")
 
 
+def show_prediction(
+    console: Console, prediction: "Prediction", label: int | None, width: int, whole: bool
+) -> None:
+    """A line for a picture; with `whole` also what the network saw, and what it says of it."""
+    verdict = "" if label in (None, prediction.digit) else f"  labelled {label}"
+    console.print(
+        f"{prediction.file!s:{width}}  {prediction.digit}  {prediction.confidence:7.2%}{verdict}"
+    )
+    if whole:
+        _show_pixels(console, prediction.seen.pixels / 255)
+        for digit, p in enumerate(prediction.probabilities):
+            console.print(f"{digit}  {p:7.2%}  {'█' * round(30 * p)}".rstrip())
+
+
+def show_runs(console: Console, runs: Sequence["RunSummary"]) -> None:
+    """A row a run; the time is that of this machine."""
+    if not runs:
+        console.print("no runs here yet; begin with: mnist-mlp train --config digits")
+        return
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column("run", overflow="fold")
+    table.add_column("data", no_wrap=True)
+    for name in ("epochs", "valid.", "test", "seconds", "last epoch"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for run in runs:
+        table.add_row(
+            str(run.path),
+            run.dataset,
+            f"{run.epochs}" if run.finished else f"{run.epochs} of {run.epochs_wanted}",
+            _percent(run.validation_accuracy),
+            _percent(run.test_accuracy),
+            "–" if run.seconds is None else f"{run.seconds:,.1f}",
+            f"{run.last_epoch.astimezone():%Y-%m-%d}" if run.last_epoch else "–",
+        )
+    console.print(table)
+
+
+def _percent(accuracy: float | None) -> str:
+    return "–" if accuracy is None else f"{accuracy:.2%}"
+
+
+def show_differences(
+    console: Console, runs: Sequence["RunSummary"], keys: Mapping[str, Sequence[object]]
+) -> None:
+    """A row for each key of the configs in which the runs differ."""
+    if not keys:
+        console.print("their configs are the same")
+        return
+    table = Table("config", *(str(run.path) for run in runs), box=box.SIMPLE, pad_edge=False)
+    for key, values in keys.items():
+        table.add_row(key, *map(str, values))
+    console.print(table)
+
+
 SHADES = " ░▒▓█"
+
+
+def _show_pixels(console: Console, image: "Tensor | NDArray[np.float64]") -> None:
+    """An image (28, 28) in [0, 1] as blocks, two characters a pixel."""
+    for row in image.tolist():
+        console.print("".join(2 * SHADES[round(4 * pixel)] for pixel in row).rstrip())
 
 
 def show_trace(console: Console, trace: "Trace") -> None:
@@ -216,8 +280,7 @@ def show_trace(console: Console, trace: "Trace") -> None:
         console.print(f"\nStep {step}: {text}")
 
     heading(1, "the image as a vector x of 784 numbers")
-    for row in trace.input.view(28, 28).tolist():
-        console.print("".join(2 * SHADES[round(4 * pixel)] for pixel in row).rstrip())
+    _show_pixels(console, trace.input.view(28, 28))
     lit = int((trace.input > 0).sum())
     console.print(f"x = {_values(trace.input)}  {lit} of 784 are not 0")
 

@@ -65,13 +65,12 @@ from mnist_mlp.optimizer import (
     restore_optimizer,
 )
 from mnist_mlp.ranks import local_processes, local_rank, processes, rank
+from mnist_mlp.runs import RUNS
 from mnist_mlp.train import EpochResult, Progress, fit
 from mnist_mlp.updates import FusedUpdates, GraphedUpdates, SharedUpdates, TorchUpdates, Updates
 
 log = logging.getLogger(__name__)
 
-RUNS = Path("runs")
-"""Where run directories are made and looked for, below the current folder."""
 DRY_RUN_BATCHES = 2
 
 

@@ -1,0 +1,90 @@
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Outcome
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def trained(run: Run) -> None:
+    run("train", "--config", "digits", "train.epochs=2", "data.validation=100", "--quiet")
+    run("train", "--config", "digits", "train.epochs=1", "train.batch_size=32", "--quiet")
+
+
+@pytest.mark.usefixtures("trained")
+def test_the_list(run: Run) -> None:
+    Path("runs/notes").mkdir()
+    outcome = run("runs")
+    assert outcome.code == 0
+    rows = [line.split() for line in outcome.out.splitlines() if "runs/" in line]
+    assert [row[:3] for row in rows] == [
+        ["runs/digits-001", "digits", "2"],
+        ["runs/digits-002", "digits", "1"],
+    ]
+    assert re.fullmatch(r"\d\d\.\d\d%", rows[0][3])
+    assert rows[1][3] == "–"
+    assert all(len(line) <= 80 for line in outcome.out.splitlines())
+
+
+@pytest.mark.usefixtures("trained")
+def test_the_json_has_the_results_of_training(run: Run) -> None:
+    first, second = json.loads(run("runs", "--json").out)
+    assert (first["path"], second["path"]) == ("runs/digits-001", "runs/digits-002")
+    evaluated = json.loads(run("eval", "runs/digits-002", "--json").out)
+    assert second["test_accuracy"] == evaluated["accuracy"]
+    assert second["config"]["train"]["batch_size"] == 32
+    assert (first["finished"], first["epochs"], first["epochs_wanted"]) == (True, 2, 2)
+
+
+@pytest.mark.usefixtures("trained")
+def test_what_differs(run: Run) -> None:
+    outcome = run("runs", "runs/digits-001", "runs/digits-002")
+    assert outcome.code == 0
+    different = {
+        line.split()[0]: line.split()[1:] for line in outcome.out.splitlines() if "." in line
+    }
+    assert different["train.batch_size"] == ["16", "32"]
+    assert different["train.epochs"] == ["2", "1"]
+    assert "optimizer.name" not in outcome.out
+    compared = json.loads(run("runs", "runs/digits-001", "runs/digits-002", "--json").out)
+    assert compared["differences"] == {
+        "data.validation": [100, 0],
+        "train.epochs": [2, 1],
+        "train.batch_size": [16, 32],
+    }
+    same = run("runs", "runs/digits-001", "runs/digits-001")
+    assert "their configs are the same" in same.out
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_run_that_was_stopped_is_told_from_one_that_is_done(run: Run) -> None:
+    config = Path("runs/digits-001/config.yaml")
+    config.write_text(config.read_text().replace("epochs: 2", "epochs: 5"))
+    metrics = Path("runs/digits-001/metrics.jsonl")
+    metrics.write_text(metrics.read_text() + '{"epoch": 3, "tor')
+    outcome = run("runs")
+    assert " 2 of 5 " in outcome.out
+    metrics.unlink()
+    assert " 0 of 5 " in run("runs").out
+
+
+def test_no_runs_and_what_is_none(run: Run) -> None:
+    assert "no runs here yet" in run("runs").out
+    assert json.loads(run("runs", "--json").out) == []
+    outcome = run("runs", "nowhere")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+
+
+def test_listing_imports_no_torch() -> None:
+    script = "import sys; from mnist_mlp.cli import app; app(['runs'], standalone_mode=False); "
+    process = subprocess.run(
+        [sys.executable, "-c", script + "sys.exit('torch' in sys.modules)"], capture_output=True
+    )
+    assert process.returncode == 0
