@@ -35,7 +35,10 @@ TRAINING_PREFIX = "train."
 MAX_HEADER_BYTES = 1 << 18
 
 _DIGEST = re.compile(rb'"content_sha256":"([0-9a-f]{64})"')
-_ZEROS = "0" * 64
+ZEROS = "0" * 64
+"""What stands in the place of a digest while it is computed."""
+_PLACE = re.compile(rb'(content_sha256(?:":"|\x12@))0{64}')
+"""Where a digest belongs: behind its name as JSON has it (safetensors), or protobuf (ONNX)."""
 _NAME = re.compile(r"epoch-(\d{3,})(?:-update-(\d+))?\.safetensors")
 
 
@@ -120,12 +123,18 @@ def save_checkpoint(
         "order_hash": order_hash,
         "data_hashes": json.dumps(data_hashes),
         "progress": json.dumps(progress),
-        "content_sha256": _ZEROS,
+        "content_sha256": ZEROS,
     }
-    content = safetensors.torch.save(tensors, metadata)
-    digest = hashlib.sha256(content).hexdigest()
-    placeholder, filled = (f'"content_sha256":"{d}"'.encode() for d in (_ZEROS, digest))
-    write_atomically(path, content.replace(placeholder, filled, 1))  # the header comes first
+    write_atomically(path, fill_digest(safetensors.torch.save(tensors, metadata)))
+
+
+def fill_digest(content: bytes) -> bytes:
+    """A file's bytes with their SHA-256, as 64 digits, in place of `content_sha256`'s zeros.
+
+    Found by its name: a config may hold 64 zeros too, and safetensors writes metadata in any order.
+    """
+    digest = hashlib.sha256(content).hexdigest().encode()
+    return _PLACE.sub(lambda place: place[1] + digest, content, count=1)
 
 
 def load_checkpoint(path: str | Path, *, best: bool = False) -> Checkpoint:
@@ -337,7 +346,7 @@ def _check_digest(content: bytes, refuse: Callable[[str], NoReturn]) -> None:
     match = _DIGEST.search(content)  # the one in the header, which comes first
     start, end = match.span(1) if match else (0, 0)
     digest = hashlib.sha256(content[:start])
-    digest.update(_ZEROS.encode())
+    digest.update(ZEROS.encode())
     digest.update(memoryview(content)[end:])
     if digest.hexdigest().encode() != content[start:end]:
         refuse("damaged: its content does not match its own digest")

@@ -123,6 +123,10 @@ def train(
         bool,
         typer.Option("--dry-run", help="Go the whole way on two batches; keep only a download."),
     ] = False,
+    tensorboard: Annotated[
+        bool,
+        typer.Option("--tensorboard", help="Write events into the run, for tensorboard --logdir."),
+    ] = False,
     json_: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -144,6 +148,10 @@ def train(
         from mnist_mlp.run import run_events
 
         events = run_events(loaded, run_dir, dry_run=dry_run, resume=bool(resume), stop=stop)
+        if tensorboard and rank() == 0:
+            from mnist_mlp.boards import with_board
+
+            events = with_board(events)
         result = show_run(console, events)
     if json_ and rank() == 0:
         _print_json(result.to_json())
@@ -407,6 +415,70 @@ def predict(
         _print_json(rows)
     if failures:
         raise ImageError("\n".join(failures))
+
+
+@app.command()
+def report(
+    target: Target = None,
+    best: BestOption = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Default: the run directory; of a lone file, a new one."),
+    ] = None,
+    root: RootOption = None,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Draw a run's pictures, with their numbers beside them, and its page, report.html."""
+    with open_console(False, quiet) as console:
+        from mnist_mlp.checkpoint import load_checkpoint
+        from mnist_mlp.run import cpu_threads, load_config_dataset, newest_run, report_on
+
+        checkpoint = load_checkpoint(target or newest_run(), best=best)
+        data = load_config_dataset(checkpoint.config, root or os.environ.get(DATA_ROOT_VARIABLE))
+        with cpu_threads(1):
+            page = report_on(checkpoint, data, output)
+        console.print(f"{page}, and pictures with their numbers in {page.parent / 'plots'}")
+
+
+@app.command()
+def export(
+    target: Target = None,
+    *,
+    format_: Annotated[
+        Literal["safetensors", "onnx", "pt2"],
+        typer.Option("--format", help="Weights, ONNX, or what torch.export.load reads."),
+    ],
+    best: BestOption = False,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Default: named after the run, here.")
+    ] = None,
+    root: RootOption = None,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write a trained network to a file for other programs."""
+    with open_console(False, quiet) as console:
+        from mnist_mlp.checkpoint import load_checkpoint
+        from mnist_mlp.export.graph import export_onnx, export_program
+        from mnist_mlp.export.weights import export_safetensors
+        from mnist_mlp.run import load_config_dataset, newest_run, run_of
+
+        checkpoint = load_checkpoint(target or newest_run(), best=best)
+        name = (run_of(checkpoint) or checkpoint.path.with_suffix("")).absolute().name
+        path = output or Path(f"{name}.{format_}")
+        if path.exists() and path.samefile(checkpoint.path):
+            raise UsageError(f"{path}: is the checkpoint itself; choose another --output")
+        wanted = root or os.environ.get(DATA_ROOT_VARIABLE)
+        if format_ == "safetensors":
+            export_safetensors(checkpoint, path)
+        elif format_ == "pt2":
+            export_program(checkpoint, path)
+        else:
+            pixels = load_config_dataset(checkpoint.config, wanted).test.pixels
+            difference = export_onnx(checkpoint, pixels, path)
+            console.print(f"onnxruntime and PyTorch: logits at most {difference:.2g} apart")
+        console.print(f"{checkpoint.path} -> {path}, {path.stat().st_size:,} bytes")
 
 
 @app.command()

@@ -190,6 +190,8 @@ class Config(Section):
     """How the learning rate changes."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """When the network is saved."""
+    report: bool = False
+    """Draw the run's pictures and its page at the end, as `mnist-mlp report` does."""
 
     @field_validator("train")
     @classmethod

@@ -14,10 +14,11 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OSError: Nothing at path has changed and nothing is left beside it.
     """
-    descriptor, temporary = tempfile.mkstemp(
-        prefix=f".{path.name}.", suffix=".tmp", dir=path.parent
-    )
+    temporary = None
     try:
+        descriptor, temporary = tempfile.mkstemp(
+            prefix=f".{path.name}.", suffix=".tmp", dir=path.parent
+        )
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
@@ -25,7 +26,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         Path(temporary).chmod(0o666 & ~_umask())  # mkstemp keeps others out; a result need not
         Path(temporary).replace(path)
     except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):
             error.filename = str(path)  # what a person knows, and a failed write does not say
         raise

@@ -152,8 +152,8 @@ def _(data: Dataset) -> Finding:
     stack = build_mlp(activation="identity", seed=0).double()
     W, b = merged(stack)
     one_layer = x @ W.T + b
-    apart = _relative(stack(x), one_layer)
-    with_relu = _relative(build_mlp(seed=0).double()(x), one_layer)
+    apart = relative(stack(x), one_layer)
+    with_relu = relative(build_mlp(seed=0).double()(x), one_layer)
     return _holds(
         f"stack and merged layer differ by {apart:.1e} of the largest logit; "
         f"with ReLU between by {with_relu:.2g}",
@@ -233,7 +233,7 @@ def _(data: Dataset) -> Finding:
         isinstance(model[-1], nn.Linear)
         and bool(logits.min() < 0)
         and bool(probabilities.isfinite().all())
-        and _relative(softmax(logits), logits.exp() / logits.exp().sum(dim=1, keepdim=True)) < 1e-6,
+        and relative(softmax(logits), logits.exp() / logits.exp().sum(dim=1, keepdim=True)) < 1e-6,
         "the same function, computed so that no exponential overflows",
     )
 
@@ -321,7 +321,7 @@ def _(data: Dataset) -> Finding:
         gradients(build_mlp(seed=0).double(), backward, images, labels)
         for backward in (chain_rule, autograd)
     )
-    apart = max(_relative(hand[name], automatic[name]) for name in automatic)
+    apart = max(relative(hand[name], automatic[name]) for name in automatic)
     model = build_mlp(seed=0).double()
     checked = skipped = 0
     numeric = 0.0
@@ -438,7 +438,7 @@ def _(data: Dataset) -> Finding:
         updates = FusedUpdates(network, few.train, 3) if fused else None
         list(fit(network, few, sgd, epochs=2, batch_size=3, updates=updates))
         ends.append([parameter.detach() for parameter in network.parameters()])
-    apart = max(_relative(ours, usual) for ours, usual in zip(*ends, strict=True))
+    apart = max(relative(ours, usual) for ours, usual in zip(*ends, strict=True))
     everyone_once = all(
         sorted(part) == sorted(few.train.images.tolist()) for part in (seen[:20], seen[20:])
     )
@@ -651,6 +651,6 @@ def units_in_the_last_place(a: Tensor, b: Tensor) -> float:
     return float(np.max(np.abs(a.numpy() - b.numpy()) / spacing))
 
 
-def _relative(a: Tensor, b: Tensor) -> float:
+def relative(a: Tensor, b: Tensor) -> float:
     """The largest difference, as a fraction of b's largest entry."""
     return ((a - b).abs().max() / b.abs().max()).item()

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -182,7 +183,40 @@ def run_events(
                 remember_run_directory(str(directory))
             told_by_rank_0(checkpoint.path.read_bytes() if checkpoint else b"", device)
             run = _Run(config, data, directory, None if dry_run else directory)
-            yield from run.events(checkpoint, stop)
+            for event in run.events(checkpoint, stop):
+                if isinstance(event, RunResult) and config.report and not dry_run:
+                    report_on(load_checkpoint(directory), data.to(torch.device("cpu")))
+                yield event
+
+
+def report_on(checkpoint: Checkpoint, data: Dataset, folder: Path | None = None) -> Path:
+    """Draw the pictures of a checkpoint and its page, `report.html`.
+
+    Args:
+        checkpoint: From `load_checkpoint`.
+        data: The one of its config, on the CPU.
+        folder: Where to; by default its run directory, or a new folder where it lies in none.
+
+    Returns:
+        The page.
+    """
+    from mnist_mlp.report import write_report  # which takes a second to import
+
+    folder = folder or run_of(checkpoint) or Path(f"{checkpoint.path.stem}-report")
+    rows = metrics_of(checkpoint)
+    return write_report(checkpoint, data, rows, folder / "plots", folder / "report.html")[0]
+
+
+def run_of(checkpoint: Checkpoint) -> Path | None:
+    """The run directory in which a checkpoint lies; None where it lies in none."""
+    folder = checkpoint.path.parent
+    return folder.parent if folder.name == "checkpoints" else None
+
+
+def metrics_of(checkpoint: Checkpoint) -> list[EpochResult]:
+    """The rows of a checkpoint's run up to it; none where it lies in no run directory."""
+    run_dir = run_of(checkpoint)
+    return _rows(run_dir, checkpoint.epoch) if run_dir else []
 
 
 def _checkpoint_from_rank_0(device: torch.device) -> Checkpoint | None:
@@ -437,7 +471,7 @@ class _Run:
 
 RESUMABLE = (
     "name", "device", "threads", "train.epochs", "data.root", "data.mirrors",
-    "checkpoint.every_epochs", "checkpoint.keep",
+    "checkpoint.every_epochs", "checkpoint.keep", "report",
 )  # fmt: skip
 """What may change when a run is resumed; epochs only where no schedule is shaped by them."""
 
@@ -469,6 +503,9 @@ def _surroundings(was: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
         yield f"torch was {torch_was}, is {torch_is}"
 
 
+_ROW = TypeAdapter(EpochResult)
+
+
 def _rows(directory: Path, epochs: int) -> list[EpochResult]:
     """The rows of metrics.jsonl up to an epoch, or to the first that is torn or out of turn."""
     rows: list[EpochResult] = []
@@ -478,8 +515,8 @@ def _rows(directory: Path, epochs: int) -> list[EpochResult]:
         return rows
     for line in lines:
         try:
-            row = EpochResult(**json.loads(line))
-        except (TypeError, ValueError):
+            row = _ROW.validate_json(line)
+        except ValueError:
             break
         if row.epoch != len(rows) or row.epoch > epochs:
             break

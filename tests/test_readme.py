@@ -41,7 +41,7 @@ EXACT = ("mnist-mlp count-params", "mnist-mlp configs")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder for all commands, since eval reads what train left."""
     folder = tmp_path_factory.mktemp("readme")
-    for name in ("configs", "scripts"):
+    for name in ("configs", "scripts", "tests/samples"):
         shutil.copytree(REPOSITORY / name, folder / name)
     if root := os.environ.get("MNIST_MLP_TEST_DATA"):
         (folder / "data").symlink_to(root)
@@ -98,7 +98,7 @@ def test_commands(command: str, output: str, elsewhere: Path) -> None:
 
 
 def test_the_python_runs(elsewhere: Path) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)  # the other: test_export.py
     process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=elsewhere
     )
