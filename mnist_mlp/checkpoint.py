@@ -25,7 +25,7 @@ from mnist_mlp.config import TRAINING_EXAMPLES, Config
 from mnist_mlp.errors import CheckpointError, DivergedError, UsageError
 from mnist_mlp.files import write_atomically
 from mnist_mlp.model import build_mlp
-from mnist_mlp.optimizer import remembered
+from mnist_mlp.optimizer import named_floats, remembered
 
 log = logging.getLogger(__name__)
 
@@ -299,10 +299,16 @@ def _check_header(head: bytes, file_size: int, refuse: Callable[[str], NoReturn]
     expected = {name: list(t.shape) for name, t in _skeleton(config).state_dict().items()}
     if any(name.startswith(TRAINING_PREFIX) for name in found):  # else: weights only
         names = remembered(config.optimizer.name, config.optimizer.momentum)
+        trained = _skeleton(config, trained=True)
         expected |= {
-            f"{TRAINING_PREFIX}optimizer.{name}.{key}": [] if key == "step" else shape
-            for name, shape in expected.items()
+            f"{TRAINING_PREFIX}optimizer.{name}.{key}": [] if key == "step" else list(t.shape)
+            for name, t in trained.named_parameters()
             for key in names
+        }
+        expected |= {
+            f"{TRAINING_PREFIX}{kind}.{name}": list(t.shape)
+            for kind in other_networks(config)
+            for name, t in named_floats(trained)
         }
     losses = TRAINING_PREFIX + "losses"  # (examples,), only within an epoch
     if losses in found:
@@ -324,10 +330,21 @@ def _check_header(head: bytes, file_size: int, refuse: Callable[[str], NoReturn]
     return metadata
 
 
-def _skeleton(config: Config) -> nn.Sequential:
-    """A config's network without memory for its numbers."""
+def other_networks(config: Config) -> list[str]:
+    """What a checkpoint holds besides the network that is used, where that is made of others.
+
+    `model`: the one that is trained; `average`: its running average, where more is done to that.
+    """
+    averages, folds = config.optimizer.average > 0, config.model.batch_norm
+    return ["model"] * (averages or folds) + ["average"] * (averages and folds)
+
+
+def _skeleton(config: Config, *, trained: bool = False) -> nn.Sequential:
+    """A config's network, or the one that is trained for it, without memory for its numbers."""
+    model = config.model
     with torch.device("meta"):
-        return build_mlp(config.model.layer_sizes, config.model.activation)
+        batch_norm = model.batch_norm and trained
+        return build_mlp(model.layer_sizes, model.activation, batch_norm=batch_norm)
 
 
 def _shown(value: object) -> str:

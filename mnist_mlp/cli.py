@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -584,6 +585,8 @@ def main() -> NoReturn:
     except MnistMlpError as error:
         # Where several processes train together, one tells what all of them meet.
         alike = isinstance(error, UsageError | DivergedError | StoppedError)
+        if alike and rank():
+            time.sleep(1)  # the first to end has torchrun end the one that tells
         code = _fail("" if alike and rank() else str(error), error.exit_code)
     except typer.TyperException as error:
         # A bare `mnist-mlp` has printed its help and has no more to say.

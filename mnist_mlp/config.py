@@ -97,6 +97,8 @@ class ModelConfig(Section):
     """Inputs, hidden units of each layer, classes: the list of sizes is the architecture."""
     activation: Literal["relu", "identity", "tanh", "sigmoid", "gelu"] = "relu"
     """The function between layers, element by element."""
+    batch_norm: bool = False
+    """Normalise each hidden layer's z by its batch while training; folded into the layer after."""
 
     @field_validator("layer_sizes")
     @classmethod
@@ -130,6 +132,21 @@ class TrainConfig(Section):
     """Report the test set after every epoch, as the lesson does; false: once, at the end."""
 
 
+class AugmentConfig(Section):
+    """How training images are deformed, each anew in each epoch; the largest amounts."""
+
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Degrees."""
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The part by which each axis grows or shrinks."""
+    shear: Annotated[float, Field(ge=0, le=2)] = 0.0
+    """Columns that a row moves for each row away from the middle."""
+    translation: Annotated[float, Field(ge=0, le=28)] = 0.0
+    """Pixels along each axis."""
+    elastic: Annotated[float, Field(ge=0, le=28)] = 0.0
+    """Standard deviation, in pixels, of the displacements of an elastic 7 × 7 grid."""
+
+
 class OptimizerConfig(Section):
     """How a gradient becomes an update."""
 
@@ -143,6 +160,8 @@ class OptimizerConfig(Section):
     """Nesterov's form of momentum (sgd with momentum)."""
     weight_decay: Annotated[float, Field(ge=0, le=MOST)] = 0.0
     """L2 penalty (sgd, adam) or decoupled decay (adamw)."""
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Use a running average of the weights that keeps this share at each update; 0: the weights."""
 
 
 class ScheduleConfig(Section):
@@ -182,6 +201,8 @@ class Config(Section):
     """Where the images come from."""
     model: ModelConfig = ModelConfig()
     """The network."""
+    augment: AugmentConfig = AugmentConfig()
+    """How training images are deformed."""
     train: TrainConfig = TrainConfig()
     """The training loop."""
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -197,11 +218,25 @@ class Config(Section):
     @classmethod
     def _can_differentiate(cls, train: TrainConfig, info: ValidationInfo) -> TrainConfig:
         model = info.data.get("model")
-        if train.backward == "chain_rule" and model and model.activation != "relu":
-            raise PydanticCustomError(
-                "backward",
-                "must be auto or autograd where the activation is not relu",
-            )
+        if model and train.backward == "chain_rule":
+            if model.activation != "relu":
+                raise PydanticCustomError(
+                    "backward", "must be auto or autograd where the activation is not relu"
+                )
+            if model.batch_norm:
+                raise PydanticCustomError(
+                    "backward", "must be auto or autograd with model.batch_norm"
+                )
+        data = info.data.get("data")
+        if model and model.batch_norm and data:
+            examples = TRAINING_EXAMPLES[data.dataset] - data.validation
+            if 1 in (train.batch_size, examples % train.batch_size):
+                raise PydanticCustomError(
+                    "batch_size",
+                    "leaves a batch of one of {examples} examples, which model.batch_norm cannot "
+                    "normalise",
+                    {"examples": f"{examples:,}"},
+                )
         return train
 
     def to_yaml(self) -> str:
@@ -468,8 +503,8 @@ def _forbidden(text: str, place: _Place) -> Iterator[str]:
 def _problems(error: ValidationError, places: dict[_Path, str], name: str) -> Iterator[str]:
     for detail in error.errors(include_url=False):
         path, value = detail["loc"], detail["input"]
-        if detail["type"] == "backward":  # found on the section, since it looks at another
-            path, value = (*path, "backward"), value["backward"]
+        if (key := detail["type"]) in ("backward", "batch_size"):
+            path, value = (*path, key), value[key]  # found on the section, as it looks at others
         place = next(
             (places[path[:n]] for n in range(len(path), 0, -1) if path[:n] in places), name
         )

@@ -3,6 +3,7 @@
 The network is a plain `nn.Sequential` that ends in logits; softmax belongs to the loss.
 """
 
+import copy
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from itertools import pairwise
 
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -26,6 +28,8 @@ def build_mlp(
     layer_sizes: Sequence[int] = (784, 128, 64, 10),
     activation: str = "relu",
     seed: int | None = None,
+    *,
+    batch_norm: bool = False,
 ) -> nn.Sequential:
     """A multilayer perceptron: images of shape (B, 784), (B, 28, 28) or (B, 1, 28, 28) to logits.
 
@@ -37,6 +41,8 @@ def build_mlp(
         activation: A key of `ACTIVATIONS`, put after every layer but the last.
         seed: The same numbers as after `torch.manual_seed(seed)`, with the global generator left
             as it was; None draws from the global generator.
+        batch_norm: Put `norm1`, `norm2`, ... between each layer but the last and its activation,
+            for training; `fold_batch_norm` takes them out again.
     """
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
@@ -46,7 +52,26 @@ def build_mlp(
             if number > 1:
                 modules[f"{activation}{number - 1}"] = ACTIVATIONS[activation]()
             modules[f"layer{number}"] = nn.Linear(inputs, outputs)  # W (outputs, inputs), b
+            if batch_norm and number < len(layer_sizes) - 1:
+                modules[f"norm{number}"] = nn.BatchNorm1d(outputs)
         return nn.Sequential(modules)
+
+
+def fold_batch_norm(model: nn.Sequential) -> nn.Sequential:
+    """A network without batch normalisation that says what model says when it is evaluated.
+
+    There, normalisation is one more linear function, γ·(z − mean)/√(variance + ε) + β, which
+    becomes part of the layer before it.
+    """
+    folded: OrderedDict[str, nn.Module] = OrderedDict()
+    for name, module in copy.deepcopy(model).eval().named_children():
+        if isinstance(module, nn.BatchNorm1d):
+            layer, linear = folded.popitem()
+            assert isinstance(linear, nn.Linear)  # noqa: S101 - as `build_mlp` orders them
+            folded[layer] = fuse_linear_bn_eval(linear, module)
+        else:
+            folded[name] = module
+    return nn.Sequential(folded)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 That line is `torch.optim.SGD`. Momentum, Adam, AdamW and the schedules are torch.optim's too.
 """
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import repeat
 
@@ -87,6 +88,29 @@ def learning_rates(
             schedule.step()
 
     return rates()
+
+
+class WeightAverage:
+    """A running average of a model's weights, which varies less than they do from update to update.
+
+    After update k it moves by 1 − min(decay, (1 + k) / (10 + k)) of the way to the weights: at
+    first, when they are far from where they will be, in large steps.
+    """
+
+    def __init__(self, model: nn.Sequential, decay: float) -> None:
+        self.model, self.decay = copy.deepcopy(model), decay
+        self._from, self._to = ([t for _, t in named_floats(m)] for m in (model, self.model))
+
+    @torch.no_grad()
+    def update(self, k: int) -> None:
+        """Take in what update k made, counted from 1."""
+        step = 1 - min(self.decay, (1 + k) / (10 + k))
+        torch._foreach_lerp_(self._to, self._from, step)
+
+
+def named_floats(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """A model's parameters and buffers by name, detached, less what only counts batches."""
+    return [(name, t) for name, t in model.state_dict().items() if t.is_floating_point()]
 
 
 def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:

@@ -28,6 +28,7 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mnist_mlp.augment import Deformation
 from mnist_mlp.backprop import autograd, chain_rule
 from mnist_mlp.checkpoint import (
     Checkpoint,
@@ -35,6 +36,7 @@ from mnist_mlp.checkpoint import (
     list_checkpoints,
     load_checkpoint,
     newest_good_checkpoint,
+    other_networks,
     save_checkpoint,
     weights_sha256,
     whole_epochs,
@@ -58,10 +60,12 @@ from mnist_mlp.errors import (
     UsageError,
 )
 from mnist_mlp.files import append, write_atomically
-from mnist_mlp.model import build_mlp, count_parameters
+from mnist_mlp.model import build_mlp, count_parameters, fold_batch_norm
 from mnist_mlp.optimizer import (
+    WeightAverage,
     build_optimizer,
     learning_rates,
+    named_floats,
     optimizer_state,
     restore_optimizer,
 )
@@ -151,6 +155,8 @@ def run_events(
         stop: Asked between updates, a few times a second, for the number of a signal that wants
             the run to save and end.
     """
+    if config.model.batch_norm and processes() > 1:
+        raise UsageError("model.batch_norm: trains in one process, since it looks at whole batches")
     device = resolve_device(config.device)
     if begun := remembered_run_directory():
         run_dir, resume = begun, True
@@ -243,7 +249,9 @@ class _Run:
         self.directory, self.reported = directory, reported
         self.device = device = data.train.labels.device
         sizes, activation = config.model.layer_sizes, config.model.activation
-        self.model = build_mlp(sizes, activation, config.seed).to(device)
+        batch_norm, decay = config.model.batch_norm, config.optimizer.average
+        self.model = build_mlp(sizes, activation, config.seed, batch_norm=batch_norm).to(device)
+        self.average = WeightAverage(self.model, decay) if decay else None
         self.batches = math.ceil(len(data.train.labels) / train.batch_size)
         self.learning_rates = learning_rates(
             schedule.name,
@@ -253,22 +261,34 @@ class _Run:
             gamma=schedule.gamma,
             warmup_fraction=schedule.warmup_fraction,
         )
-        by_hand = _by_hand(config)
+        by_hand, deforms = _by_hand(config), any(config.augment.model_dump().values())
         self.optimizer: Optimizer | None = None
         self.updates: Updates
         if _fusible(config) and device.type == "cpu":
             self.updates = FusedUpdates(self.model, data.train, train.batch_size)
         else:
             # Only here, since PyTorch's optimizers import its compiler, which takes a second.
-            kind = GraphedUpdates if device.type == "cuda" else TorchUpdates
+            plain = not (deforms or decay or batch_norm)
+            extras: dict[str, Any] = {
+                "deformation": Deformation(**config.augment.model_dump()) if deforms else None,
+                "average": self.average,
+                "seed": config.seed,
+            }
+            kind = GraphedUpdates if device.type == "cuda" and plain else TorchUpdates
             kind = kind if processes() == 1 else SharedUpdates
             self.optimizer = build_optimizer(
                 self.model.parameters(),
-                **config.optimizer.model_dump(),
+                **config.optimizer.model_dump(exclude={"average"}),
                 graphed=kind is GraphedUpdates,
             )
-            backward = chain_rule(self.model) if by_hand else autograd(self.model)
-            self.updates = kind(self.model, self.optimizer, backward, data.train, train.batch_size)
+            self.updates = kind(
+                self.model,
+                self.optimizer,
+                chain_rule(self.model) if by_hand else autograd(self.model),
+                data.train,
+                train.batch_size,
+                **({} if plain else extras),
+            )
         self.environment = describe_environment(config.seed, device) | {
             "backward": "chain_rule" if by_hand else "autograd",
             "updates": type(self.updates).__name__,
@@ -321,6 +341,7 @@ class _Run:
                 updates=self.updates,
                 test_each_epoch=config.train.test_each_epoch,
                 resume=position,
+                inference=self.inference,
             ):
                 stopped = largest_of_processes(stop() or 0, self.device)
                 seconds = before + time.monotonic() - started
@@ -362,8 +383,8 @@ class _Run:
             test_accuracy=final.test_accuracy,
             seconds=before + saved - started,
             parameters=parameters,
-            weights_sha256=weights_sha256(self.model),
-            model=self.model,
+            weights_sha256=weights_sha256(network := self.inference()),
+            model=network,
         )
 
     def _save(self, within: Progress | None, seconds: float) -> None:
@@ -377,7 +398,7 @@ class _Run:
         update = within.updates if within else row.updates
         save_checkpoint(
             checkpoint_path(self.directory, row.epoch, update if within else None),
-            self.model,
+            self.inference(),
             self.config,
             epoch=row.epoch,
             update=update,
@@ -388,6 +409,11 @@ class _Run:
             training={
                 **(optimizer_state(self.optimizer, self.model) if self.optimizer else {}),
                 **({"losses": within.losses} if within else {}),
+                **{
+                    f"{kind}.{name}": tensor
+                    for kind, network in self._other_networks()
+                    for name, tensor in named_floats(network)
+                },
             },
             progress={"correct": within.correct if within else 0, "seconds": seconds},
         )
@@ -395,6 +421,16 @@ class _Run:
         for old in list_checkpoints(self.directory)[: -self.config.checkpoint.keep]:
             if best is None or old != checkpoint_path(self.directory, best.epoch):
                 old.unlink()
+
+    def inference(self) -> nn.Sequential:
+        """The network that the run is for: averaged, and with batch normalisation folded in."""
+        model = self.average.model if self.average else self.model
+        return fold_batch_norm(model) if self.config.model.batch_norm else model
+
+    def _other_networks(self) -> Iterator[tuple[str, nn.Module]]:
+        """The networks that the one of `inference` is made of, by their names in a checkpoint."""
+        for kind in other_networks(self.config):
+            yield kind, self.average.model if self.average and kind == "average" else self.model
 
     def _best_epoch(self, among: Container[int] | None = None) -> EpochResult | None:
         """The earliest epoch of the highest validation accuracy, as `load_checkpoint` has it."""
@@ -421,11 +457,15 @@ class _Run:
             log.warning("resuming, but not bit for bit: %s", what)
         if checkpoint.order_hash != self._order_hash(checkpoint.epoch + 1):
             log.warning("resuming, but not bit for bit: PyTorch shuffles the examples otherwise")
-        self.model.load_state_dict(checkpoint.model.state_dict())
         state = dict(checkpoint.training)
+        if not self.config.model.batch_norm:
+            self.inference().load_state_dict(checkpoint.model.state_dict())
         losses = state.pop("losses", torch.empty(0))
         within = checkpoint.update - checkpoint.epoch * self.batches
         try:
+            for kind, network in self._other_networks():
+                for name, tensor in named_floats(network):
+                    tensor.copy_(state.pop(f"{kind}.{name}"))
             if self.optimizer:
                 restore_optimizer(self.optimizer, self.model, state)
             correct, seconds = int(checkpoint.progress["correct"]), checkpoint.progress["seconds"]
@@ -620,14 +660,16 @@ def newest_run(runs: Path = RUNS) -> Path:
 def _by_hand(config: Config) -> bool:
     """Whether the chain rule is used as written out: where it can be, unless the config objects."""
     sizes, activation = config.model.layer_sizes, config.model.activation
-    covered = activation == "relu" or len(sizes) == 2  # with nothing between layers to activate
+    # With only one layer there is nothing between layers, to activate or normalise.
+    covered = (activation == "relu" and not config.model.batch_norm) or len(sizes) == 2
     return config.train.backward == "chain_rule" or (config.train.backward == "auto" and covered)
 
 
 def _fusible(config: Config) -> bool:
     """Whether the update is the lesson's formula and nothing else, in a process that is alone."""
     how = config.optimizer
-    plain = how.name == "sgd" and not (how.momentum or how.weight_decay)
+    plain = how.name == "sgd" and not (how.momentum or how.weight_decay or how.average)
+    plain = plain and not any(config.augment.model_dump().values())
     return plain and _by_hand(config) and processes() == 1
 
 

@@ -5,7 +5,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice, repeat
 
@@ -78,6 +78,7 @@ def fit(
     updates: Updates | None = None,
     test_each_epoch: bool = True,
     resume: Progress | None = None,
+    inference: Callable[[], nn.Module] | None = None,
 ) -> Iterator[Progress | EpochResult]:
     """Train a model in place, yielding an `EpochResult` for epochs 0 (untrained) to `epochs`.
 
@@ -97,6 +98,7 @@ def fit(
         test_each_epoch: False: evaluate the test set once, after the last epoch.
         resume: Go on after this position: the model and the optimizer must be as they were there.
             Row 0 is not yielded again.
+        inference: Gives the network that is evaluated, where that is not the model itself.
 
     Raises:
         DivergedError: A loss or a weight was not finite; names the first such update.
@@ -114,8 +116,9 @@ def fit(
 
     def result(epoch: int, train_loss: float, train_accuracy: float, rate: float) -> EpochResult:
         with_test = test_each_epoch or epoch == epochs
-        validation = evaluate_model(model, *data.validation) if data.validation else None
-        test = evaluate_model(model, *data.test) if with_test else None
+        network = inference() if inference else model
+        validation = evaluate_model(network, *data.validation) if data.validation else None
+        test = evaluate_model(network, *data.test) if with_test else None
         for evaluation in (validation, test):
             if evaluation and not math.isfinite(evaluation.loss):
                 raise _diverged(epoch * batches, epoch, "the loss after")
@@ -134,7 +137,7 @@ def fit(
         )
 
     if resume is None:
-        untrained = evaluate_model(model, *data.train)
+        untrained = evaluate_model(inference() if inference else model, *data.train)
         rate = next(rates)
         rates = chain([rate], rates)
         yield result(0, untrained.loss, untrained.accuracy, rate)
@@ -158,7 +161,8 @@ def fit(
         if len(epoch_rates) < batches:
             raise ValueError(f"learning_rates ends within epoch {epoch}")
         done = seen // batch_size  # never the ragged last batch
-        for batch, _ in enumerate(updates.epoch(order, logits, epoch_rates, done), start=done):
+        made = updates.epoch(order, logits, epoch_rates, done, epoch)
+        for batch, _ in enumerate(made, start=done):
             last = batch == batches - 1
             if last or updates.due(batch, overdue=time.monotonic() - reported > PROGRESS_S):
                 new = slice(seen, min((batch + 1) * batch_size, examples))

@@ -9,6 +9,7 @@ half the time. `GraphedUpdates` has a GPU replay a recorded update without being
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -17,11 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mnist_mlp.augment import Deformation
 from mnist_mlp.backprop import Backward, is_linear_relu_stack
 from mnist_mlp.config import CLASSES
 from mnist_mlp.data import Split, to_images
 from mnist_mlp.distributed import largest_of_processes, sum_over_processes
 from mnist_mlp.loss import softmax
+from mnist_mlp.optimizer import WeightAverage
 from mnist_mlp.ranks import processes, rank
 
 ASKED_EACH = 16
@@ -34,7 +37,7 @@ class Updates(Protocol):
     """Makes updates of one model on one training set."""
 
     def epoch(
-        self, order: Tensor, logits: Tensor, learning_rates: Sequence[float], done: int
+        self, order: Tensor, logits: Tensor, learning_rates: Sequence[float], done: int, number: int
     ) -> Iterator[None]:
         """Make an epoch's updates, yielding after each.
 
@@ -43,6 +46,7 @@ class Updates(Protocol):
             logits: (N, C) filled with what the network said of each just before its update.
             learning_rates: One for each update.
             done: So many updates at the front are done already.
+            number: Of the epoch, from 1 on.
         """
 
     def settle(self, logits: Tensor) -> None:
@@ -56,30 +60,65 @@ class Updates(Protocol):
 
 
 class TorchUpdates:
-    """Gather, `backward`, `optimizer.step()`: for any model and optimizer, on any device."""
+    """Gather, `backward`, `optimizer.step()`: for any model and optimizer, on any device.
+
+    Args:
+        model: On the device of the data.
+        optimizer: Of the model's parameters.
+        backward: Of the model.
+        train: What is learned from.
+        batch: Examples an update.
+        deformation: Of the images, drawn anew in each epoch.
+        average: Kept up to date.
+        seed: Of the deformations.
+    """
 
     def __init__(
-        self, model: nn.Module, optimizer: Optimizer, backward: Backward, train: Split, batch: int
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        backward: Backward,
+        train: Split,
+        batch: int,
+        *,
+        deformation: Deformation | None = None,
+        average: WeightAverage | None = None,
+        seed: int = 0,
     ) -> None:
         self.model, self.optimizer, self.backward = model, optimizer, backward
         self.train, self.batch_size = train, batch
+        self.deformation, self.average, self.seed = deformation, average, seed
 
     def epoch(
-        self, order: Tensor, logits: Tensor, learning_rates: Sequence[float], done: int
+        self, order: Tensor, logits: Tensor, learning_rates: Sequence[float], done: int, number: int
     ) -> Iterator[None]:
         """See `Updates`."""
-        batches = zip(*(torch.split(t, self.batch_size) for t in (order, logits)), strict=True)
-        for learning_rate, (index, out) in list(zip(learning_rates, batches, strict=True))[done:]:
+        draws = order.new_empty(len(order), 0)
+        if self.deformation:
+            draws = self.deformation.draw(len(order), self.seed, number).to(order.device)
+        parts = (torch.split(t, self.batch_size) for t in (order, draws, logits))
+        batches = zip(learning_rates, *parts, strict=True)
+        for k, (learning_rate, index, drawn, out) in enumerate(islice(batches, done, None), done):
             self.optimizer.param_groups[0]["lr"] = learning_rate
-            out.copy_(self.update(index))
+            out.copy_(self.update(index, drawn))
+            if self.average:
+                self.average.update((number - 1) * len(learning_rates) + k + 1)
             yield
 
-    def update(self, index: Tensor) -> Tensor:
-        """Make one update with the examples index (B,); their logits (B, C) before it."""
-        pixels, labels = (t.index_select(0, index) for t in self.train)
-        logits = self.backward(to_images(pixels), labels)  # Steps 2-6: (B, 784), (B,) -> (B, C)
+    def update(self, index: Tensor, draws: Tensor) -> Tensor:
+        """Make one update with the examples index (B,), deformed by draws (B, any).
+
+        Their logits (B, C) before it.
+        """
+        logits = self.backward(*self.examples(index, draws))  # Steps 2-6
         self.optimizer.step()  # Step 7
         return logits
+
+    def examples(self, index: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, 784) and labels (B,)."""
+        pixels, labels = (t.index_select(0, index) for t in self.train)
+        images = to_images(pixels)
+        return (self.deformation(images, draws) if self.deformation else images), labels
 
     def settle(self, logits: Tensor) -> None:
         """Nothing: the model's own parameters are updated."""
@@ -127,7 +166,7 @@ class FusedUpdates:
         ]
 
     def epoch(
-        self, order: Tensor, logits: Tensor, learning_rates: Sequence[float], done: int
+        self, order: Tensor, logits: Tensor, learning_rates: Sequence[float], done: int, number: int
     ) -> Iterator[None]:
         """See `Updates`."""
         self._load()
@@ -202,7 +241,7 @@ class GraphedUpdates(TorchUpdates):
         self.replays: dict[int, Callable[[], None]] = {}
 
     def epoch(
-        self, order: Tensor, logits: Tensor, learning_rates: Sequence[float], done: int
+        self, order: Tensor, logits: Tensor, learning_rates: Sequence[float], done: int, number: int
     ) -> Iterator[None]:
         """See `Updates`."""
         examples, size = len(order), self.batch_size
@@ -223,7 +262,8 @@ class GraphedUpdates(TorchUpdates):
         assert self.logits is not None  # noqa: S101 - epoch has set it
         rows = self.position * self.batch_size + self.rows[:count]
         self.optimizer.param_groups[0]["lr"].copy_(self.learning_rates[self.position][0])
-        self.logits.index_copy_(0, rows, self.update(self.order[rows]))
+        index = self.order[rows]
+        self.logits.index_copy_(0, rows, self.update(index, index.new_empty(0)))
 
     def _move_on(self, count: int) -> None:
         self._update_here(count)
@@ -274,13 +314,13 @@ class SharedUpdates(TorchUpdates):
     its own, counts as much as its share.
     """
 
-    def update(self, index: Tensor) -> Tensor:
+    def update(self, index: Tensor, draws: Tensor) -> Tensor:
         """See `TorchUpdates`; the other processes' rows of the logits are 0."""
         count = len(index)
         mine = slice(count * rank() // processes(), count * (rank() + 1) // processes())
-        pixels, labels = (t.index_select(0, index[mine]) for t in self.train)
+        images, labels = self.examples(index[mine], draws[mine])
         logits = torch.zeros(count, CLASSES, device=index.device)
-        logits[mine] = self.backward(to_images(pixels), labels)
+        logits[mine] = self.backward(images, labels)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         flat = torch.cat([g.flatten() for g in gradients]).mul_(len(labels) / count)
         sum_over_processes(flat)

@@ -123,6 +123,9 @@ def test_numbers(text: str, expected: float) -> None:
         ("optimizer:\n  learning_rate: 1e16", "optimizer.learning_rate"),
         ("optimizer:\n  weight_decay: 1e16", "optimizer.weight_decay"),
         ("model: {activation: tanh}\ntrain: {backward: chain_rule}", "train.backward"),
+        ("model: {batch_norm: true}\ntrain: {backward: chain_rule}", "train.backward"),
+        ("model: {batch_norm: true}\ntrain: {batch_size: 1}", "train.batch_size"),
+        ("model: {batch_norm: true}\ntrain: {batch_size: 54999}", "train.batch_size"),
     ],
 )
 def test_refused_values_name_their_key(text: str, key: str) -> None:

@@ -69,6 +69,8 @@ def same_training(run: str, other: str) -> None:
     [
         (2, ("train.batch_size=50",)),
         (3, ("train.batch_size=2", "optimizer.learning_rate=0.003")),  # one has nothing to do
+        (3, ("train.batch_size=2", "optimizer.average=0.9", "augment.rotation=9",
+             "augment.elastic=0.3", "optimizer.learning_rate=0.003")),
         (
             2,
             (
@@ -91,6 +93,13 @@ def test_several_processes_make_the_updates_of_one(
     same_training("several", "one")
     environment = json.loads(Path("several/environment.json").read_text())
     assert (environment["processes"], environment["updates"]) == (processes, "SharedUpdates")
+
+
+def test_batch_normalisation_takes_one_process() -> None:
+    outcome = Job(2, "train", "--config", "digits", "model.batch_norm=true").wait()
+    assert outcome.code != 0
+    assert outcome.err.count("mnist-mlp: model.batch_norm: trains in one process") == 1
+    assert not Path("runs").exists()
 
 
 @pytest.mark.mnist

@@ -257,7 +257,7 @@ MUTATIONS = [
     (8, "updates.py", "softmax(logits).sub_(y)", "softmax(logits)"),
     (8, "updates.py", "amax(dim=1).tolist()", "amin(dim=1).tolist()"),
     (8, "train.py", "for epoch in range(first, epochs + 1)", "for epoch in range(first, 2)"),
-    (8, "train.py", "(model, *data.test) if", "(model, *data.train) if"),
+    (8, "train.py", "(network, *data.test) if", "(network, *data.train) if"),
     (8, "evaluate.py", "matrix.trace().item() / len(labels)", "matrix.trace().item() / 1000"),
 ]
 

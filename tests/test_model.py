@@ -2,7 +2,13 @@ import pytest
 import torch
 from torch import nn
 
-from mnist_mlp.model import ACTIVATIONS, LESSON_PARAMETERS, build_mlp, count_parameters
+from mnist_mlp.model import (
+    ACTIVATIONS,
+    LESSON_PARAMETERS,
+    build_mlp,
+    count_parameters,
+    fold_batch_norm,
+)
 
 
 def test_the_lessons_network() -> None:
@@ -66,3 +72,28 @@ def test_any_depth_and_activation(activation: str, layer_sizes: tuple[int, ...])
     assert kinds.count(nn.Linear) == len(layer_sizes) - 1
     assert kinds.count(ACTIVATIONS[activation]) == len(layer_sizes) - 2
     assert kinds[-1] is nn.Linear
+
+
+@pytest.mark.parametrize("sizes", [(784, 10), (784, 128, 64, 10)])
+def test_batch_normalisation_is_folded_into_the_layers(sizes: tuple[int, ...]) -> None:
+    model = build_mlp(sizes, seed=0, batch_norm=True)
+    for _ in range(5):
+        model(torch.rand(50, 784))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith("norm"):
+                parameter.add_(torch.rand_like(parameter))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    folded = fold_batch_norm(model)
+    assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert list(folded.state_dict()) == list(build_mlp(sizes).state_dict())
+    images = torch.rand(20, 784)
+    assert torch.allclose(folded(images), model.eval()(images), atol=1e-5)
+    assert count_parameters(folded) == count_parameters(model) == count_parameters(build_mlp(sizes))
+
+
+def test_batch_normalisation_begins_with_the_same_weights() -> None:
+    plain, normalised = build_mlp(seed=3), build_mlp(seed=3, batch_norm=True)
+    for name, parameter in plain.named_parameters():
+        assert torch.equal(parameter, normalised.get_parameter(name))

@@ -19,11 +19,12 @@ import torch
 
 from mnist_mlp import run as run_module
 from mnist_mlp import train
-from mnist_mlp.checkpoint import list_checkpoints, load_checkpoint
+from mnist_mlp.checkpoint import list_checkpoints, load_checkpoint, weights_sha256
 from mnist_mlp.config import Config, load_config
 from mnist_mlp.data import Dataset, Split, epoch_order
 from mnist_mlp.errors import CheckpointError, DataError, RunInUseError, StoppedError, UsageError
-from mnist_mlp.run import RunResult, run_events, train_model
+from mnist_mlp.evaluate import evaluate_model
+from mnist_mlp.run import RunResult, load_config_dataset, run_events, train_model
 from tests.conftest import Outcome, program
 
 
@@ -54,6 +55,34 @@ def stopped_after(asked: int, config: Config, run_dir: str, resume: bool = False
     with pytest.raises(StoppedError, match=rf"--resume {run_dir}") as error:
         list(run_events(config, run_dir, resume=resume, stop=stop))
     assert error.value.exit_code == 143
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9])
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("amounts", [(), ("augment.rotation=9", "augment.elastic=0.3")])
+def test_what_is_gone_in_the_end_is_resumed_too(
+    amounts: tuple[str, ...], batch_norm: bool, average: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "PROGRESS_S", 0)
+    config = digits(
+        *amounts, f"model.batch_norm={str(batch_norm).lower()}", f"optimizer.average={average}",
+        "optimizer.name=adamw", "optimizer.learning_rate=0.003", "data.validation=100",
+    )  # fmt: skip
+    whole = train_model(config, "whole")
+    stopped_after(5, config, "parts")
+    stopped_after(14, config, "parts", resume=True)
+    stopped_after(3, config, "parts", resume=True)
+    assert resumed(config, "parts").weights_sha256 == whole.weights_sha256
+    assert rows(Path("parts")) == rows(Path("whole"))
+    checkpoint = load_checkpoint("whole")
+    assert weights_sha256(checkpoint.model) == whole.weights_sha256
+    evaluation = evaluate_model(checkpoint.model, *load_config_dataset(config).test)
+    assert evaluation.accuracy == whole.test_accuracy
+    kinds = {name.split(".")[0] for name in checkpoint.training}
+    expected = {"model"} if batch_norm or average else set()
+    assert kinds - {"optimizer"} == expected | ({"average"} if batch_norm and average else set())
+    names = [f"layer{k}.{kind}" for k in (1, 2, 3) for kind in ("weight", "bias")]
+    assert list(checkpoint.model.state_dict()) == names
 
 
 @pytest.mark.parametrize("backward", ["chain_rule", "autograd"])

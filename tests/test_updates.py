@@ -46,7 +46,9 @@ def trained(
     logits = torch.zeros(examples, 10, dtype=dtype)
     for epoch in range(1, epochs + 1):
         rates = [rate / (1 + k) ** 0.1 for k in range(-(-examples // batch_size))]
-        count = sum(1 for _ in updates.epoch(epoch_order(examples, 0, epoch), logits, rates, 0))
+        count = sum(
+            1 for _ in updates.epoch(epoch_order(examples, 0, epoch), logits, rates, 0, epoch)
+        )
         assert count == len(rates)
         updates.settle(logits)
     return [p.detach() for p in model.parameters()], logits
@@ -119,7 +121,7 @@ def test_an_epoch_gone_on_with_is_bit_for_bit_the_same(
             again = build_mlp(seed=1)
             again.load_state_dict(model.state_dict())
             updates = made_by(kind, again, 0.05, digits.train, batch_size)
-            made = updates.epoch(order, logits, rates, done)
+            made = updates.epoch(order, logits, rates, done, 1)
             while done < stop:
                 next(made)
                 done += 1
