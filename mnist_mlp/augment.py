@@ -62,22 +62,19 @@ class Deformation:
         pixel = 2 / SIDE  # grid_sample's coordinates go from −1 to 1 across the image
         along = (torch.arange(SIDE, device=images.device) + 0.5) * pixel - 1
         x, y = along, along[:, None]
-        # (rotation · shear · scale) · (x, y) + translation, one number each of (B, 28, 28).
+        # Where each pixel is looked up, (B, 2, 28, 28): (rotation · shear · scale) · (x, y) +
+        # translation. A pixel's two coordinates side by side would take longer to write.
+        where = images.new_empty(len(images), 2, SIDE, SIDE)
         x_of = (cos * grow_x) * x + right * (self.translation * pixel)
         y_of = (sin * grow_x) * x + down * (self.translation * pixel)
-        where = torch.stack(
-            [
-                torch.addcmul(x_of, (cos * shear - sin) * grow_y, y),
-                torch.addcmul(y_of, (sin * shear + cos) * grow_y, y),
-            ],
-            dim=-1,
-        )
+        torch.addcmul(x_of, (cos * shear - sin) * grow_y, y, out=where[:, 0])
+        torch.addcmul(y_of, (sin * shear + cos) * grow_y, y, out=where[:, 1])
         if self.elastic:
             coarse = draws[:, AFFINE_DRAWS:].reshape(-1, GRID**2)  # (2 B, 49)
-            fine = (coarse @ _interpolation().to(draws)).view(-1, 2, SIDE, SIDE)
-            where += fine.permute(0, 2, 3, 1) * (self.elastic * pixel)
+            fine = where.view(-1, SIDE**2)
+            fine.addmm_(coarse, _interpolation().to(draws), alpha=self.elastic * pixel)
         square = images.view(-1, 1, SIDE, SIDE)
-        return F.grid_sample(square, where, align_corners=False).flatten(1)
+        return F.grid_sample(square, where.permute(0, 2, 3, 1), align_corners=False).flatten(1)
 
 
 @cache

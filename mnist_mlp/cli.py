@@ -447,8 +447,8 @@ def export(
     target: Target = None,
     *,
     format_: Annotated[
-        Literal["safetensors", "onnx", "pt2"],
-        typer.Option("--format", help="Weights, ONNX, or what torch.export.load reads."),
+        Literal["html", "safetensors", "onnx", "pt2"],
+        typer.Option("--format", help="The explorer page; weights, or two kinds of graph."),
     ],
     best: BestOption = False,
     output: Annotated[
@@ -458,12 +458,13 @@ def export(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Write a trained network to a file for other programs."""
+    """Write a trained network as a page to explore it, or as a file for other programs."""
     with open_console(False, quiet) as console:
         from mnist_mlp.checkpoint import load_checkpoint
         from mnist_mlp.export.graph import export_onnx, export_program
+        from mnist_mlp.export.page import export_html
         from mnist_mlp.export.weights import export_safetensors
-        from mnist_mlp.run import load_config_dataset, newest_run, run_of
+        from mnist_mlp.run import load_config_dataset, metrics_of, newest_run, run_of
 
         checkpoint = load_checkpoint(target or newest_run(), best=best)
         name = (run_of(checkpoint) or checkpoint.path.with_suffix("")).absolute().name
@@ -476,9 +477,12 @@ def export(
         elif format_ == "pt2":
             export_program(checkpoint, path)
         else:
-            pixels = load_config_dataset(checkpoint.config, wanted).test.pixels
-            difference = export_onnx(checkpoint, pixels, path)
-            console.print(f"onnxruntime and PyTorch: logits at most {difference:.2g} apart")
+            data = load_config_dataset(checkpoint.config, wanted)
+            if format_ == "onnx":
+                difference = export_onnx(checkpoint, data.test.pixels, path)
+                console.print(f"onnxruntime and PyTorch: logits at most {difference:.2g} apart")
+            else:
+                export_html(checkpoint, data, metrics_of(checkpoint), path)
         console.print(f"{checkpoint.path} -> {path}, {path.stat().st_size:,} bytes")
 
 

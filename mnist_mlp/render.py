@@ -122,6 +122,13 @@ def _show_start(console: Console, start: "RunStart") -> None:
         f"training  {config.optimizer.name}, batch size {config.train.batch_size}, "
         f"{where['backward']}, {where['device']}, {threads} thread{'s' * (threads > 1)}{together}"
     )
+    helps = {
+        "deformed images": any(config.augment.model_dump().values()),
+        "batch normalisation": config.model.batch_norm,
+        "averaged weights": config.optimizer.average,
+    }
+    if any(helps.values()):
+        console.print(f"with      {', '.join(name for name, used in helps.items() if used)}")
     if start.run_dir:
         resumed = "" if start.resumed_at is None else f", resumed after update {start.resumed_at:,}"
         console.print(f"run       {start.run_dir}{resumed}")

@@ -126,7 +126,7 @@ def test_validate_prints_what_loads_back_to_itself(run: Run) -> None:
 
 def test_configs(run: Run) -> None:
     assert [line.split()[0] for line in run("configs").out.splitlines()] == [
-        "digits", "lesson", "mnist", "sprint",
+        "best", "digits", "fast", "lesson", "mnist", "sprint",
     ]  # fmt: skip
     for row in json.loads(run("configs", "--json").out):
         assert run("validate", "--config", row["path"]).code == 0

@@ -215,7 +215,7 @@ def test_without_the_extra(
 
 def test_the_command(run: Run) -> None:
     run("train", "--config", "digits", "train.epochs=1", "--quiet")
-    for kind in ("safetensors", "onnx", "pt2"):
+    for kind in ("safetensors", "onnx", "pt2", "html"):
         outcome = run("export", "--format", kind)
         assert (outcome.code, outcome.err) == (0, "")
         said = f"runs/digits-001/checkpoints/epoch-001.safetensors -> digits-001.{kind}, "

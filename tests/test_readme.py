@@ -33,7 +33,11 @@ RUN_AS = {
     "torchrun": ["-m", "torch.distributed.run"],
     "python": [],
 }
-SHORTER = {"scripts/benchmark.py": ["--quick", "--rounds=1"], "scripts/faults.py": ["starts"]}
+SHORTER = {
+    "scripts/benchmark.py": ["--quick", "--rounds=1"],
+    "scripts/faults.py": ["starts"],
+    "scripts/record.py": ["--try"],
+}
 EXACT = ("mnist-mlp count-params", "mnist-mlp configs")
 
 
@@ -73,7 +77,9 @@ def test_set_up_commands_are_run_by_ci(command: str) -> None:
 def test_commands(command: str, output: str, elsewhere: Path) -> None:
     runner, *words = shlex.split(command)
     local = "digits" in command or "--resume" in words
-    needs_mnist = words[0] in ("train", "download", "scripts/benchmark.py") and not local
+    needs_mnist = (
+        words[0] in ("train", "download", "scripts/benchmark.py", "scripts/record.py") and not local
+    )
     words += SHORTER.get(words[0], [])
     if needs_mnist and not os.environ.get("MNIST_MLP_TEST_DATA"):
         pytest.skip("needs the real MNIST: MNIST_MLP_TEST_DATA names no root of it")

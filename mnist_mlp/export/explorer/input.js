@@ -1,0 +1,289 @@
+// Panel 1: a drawing, a photo or a test image becomes 784 numbers, and the network says what it is.
+
+const DECODED_WHOLE = 4_000_000; // pixels of a picture above which it is drawn smaller
+const PAD = 200; // pixels of the drawing pad's side
+const LENS = 5; // pixels of the lens's side
+const PEN = 15; // as wide as MNIST's strokes, in its pixels
+
+function inputPanel() {
+  const pad = byId("pad");
+  const context = pad.getContext("2d", { willReadFrequently: true });
+  const source = { photo: null }; // the grey picture that was chosen; null: the pad's
+  let pixel = 14 * SIDE + 14;
+
+  const blank = () => {
+    context.fillStyle = "#fff";
+    context.fillRect(0, 0, PAD, PAD);
+  };
+  blank();
+
+  /** From what lies on the pad to the 28×28, at most once a frame. */
+  const read = () => {
+    read.waiting = null;
+    const grey = source.photo ?? luminance(context.getImageData(0, 0, PAD, PAD));
+    const seen = see(grey, byId("centring").checked);
+    byId("pad-status").textContent = seen ? "" : "There is no ink to be found: draw, or choose another picture.";
+    if (!seen) return;
+    source.seen = seen;
+    showDrawing(seen.pixels);
+  };
+  const readSoon = () => (read.waiting ??= requestAnimationFrame(read));
+
+  const clear = () => {
+    blank();
+    source.photo = null;
+    byId("pad-hint").hidden = false;
+    byId("pad-status").textContent = "Clear. The last image stays until you draw another.";
+  };
+
+  const begin = () => {
+    if (source.photo) {
+      source.photo = null;
+      blank();
+    }
+    byId("pad-hint").hidden = true;
+    context.strokeStyle = context.fillStyle = "#000";
+    context.lineCap = context.lineJoin = "round";
+    context.lineWidth = PEN;
+  };
+
+  const stroke = (from, to) => {
+    context.beginPath();
+    context.moveTo(...from);
+    context.lineTo(to[0], to[1] + 0.01); // a dot, where there was no movement
+    context.stroke();
+    readSoon();
+  };
+
+  // Mouse, pen and finger
+  const at = (event) => {
+    const box = pad.getBoundingClientRect();
+    return [
+      ((event.clientX - box.left) / box.width) * PAD,
+      ((event.clientY - box.top) / box.height) * PAD,
+    ];
+  };
+  let last = null;
+  pad.addEventListener("pointerdown", (event) => {
+    if (event.button !== 0) return;
+    pad.setPointerCapture(event.pointerId);
+    begin();
+    last = at(event);
+    stroke(last, last);
+  });
+  pad.addEventListener("pointermove", (event) => {
+    if (!last) return;
+    const moves = event.getCoalescedEvents?.() ?? [];
+    for (const move of moves.length ? moves : [event]) {
+      stroke(last, at(move));
+      last = at(move);
+    }
+  });
+  for (const end of ["pointerup", "pointercancel"]) pad.addEventListener(end, () => (last = null));
+
+  // Keyboard: the arrow keys move a pen that Space puts down and lifts
+  const pen = { x: PAD / 2, y: 40, down: false };
+  pad.addEventListener("keydown", (event) => {
+    const move = { ArrowLeft: [-8, 0], ArrowRight: [8, 0], ArrowUp: [0, -8], ArrowDown: [0, 8] }[event.key];
+    if (!move && event.key !== " ") return;
+    event.preventDefault();
+    const from = [pen.x, pen.y];
+    if (event.key === " ") pen.down = !pen.down;
+    else {
+      pen.x = Math.min(PAD - 10, Math.max(10, pen.x + move[0]));
+      pen.y = Math.min(PAD - 10, Math.max(10, pen.y + move[1]));
+    }
+    if (pen.down) {
+      begin();
+      stroke(from, [pen.x, pen.y]);
+    }
+    byId("pad-status").textContent = `Pen ${pen.down ? "down" : "up"} at ${pen.x}, ${pen.y} of ${PAD}.`;
+  });
+
+  // Photos, chosen or dropped
+  const readPhoto = async (file) => {
+    if (!file) return;
+    try {
+      source.photo = await greyOf(file);
+    } catch {
+      byId("pad-status").textContent = "That is no picture that this browser can read.";
+      return;
+    }
+    blank();
+    const { data: grey, height, width } = source.photo;
+    const copy = new ImageData(width, height);
+    grey.forEach((v, i) => copy.data.set([255 * v, 255 * v, 255 * v, 255], 4 * i));
+    const whole = document.createElement("canvas");
+    [whole.width, whole.height] = [width, height];
+    whole.getContext("2d").putImageData(copy, 0, 0);
+    const by = PAD / Math.max(width, height);
+    context.drawImage(whole, (PAD - width * by) / 2, (PAD - height * by) / 2, width * by, height * by);
+    byId("pad-hint").hidden = true;
+    read();
+  };
+  byId("photo").addEventListener("change", (event) => {
+    readPhoto(event.target.files[0]);
+    event.target.value = "";
+  });
+  addEventListener("dragover", (event) => event.preventDefault());
+  addEventListener("drop", (event) => {
+    event.preventDefault();
+    readPhoto(event.dataTransfer.files[0]);
+  });
+
+  byId("pad-clear").addEventListener("click", clear);
+  byId("centring").addEventListener("change", () => {
+    if (source.seen) read();
+    else changed("centring");
+  });
+
+  // The 784 numbers
+  const seen = byId("seen");
+  const choosePixel = (cell) => {
+    pixel = cell;
+    changed("pixel");
+  };
+  const grid = () => ({ columns: SIDE, count: SIDE * SIDE });
+  const { pointed } = walkable(seen, grid, () => pixel, choosePixel);
+  for (const kind of ["pointermove", "pointerdown"])
+    seen.addEventListener(kind, (event) => pointed(event) >= 0 && choosePixel(pointed(event)));
+
+  watch(byId("input"), ["image", "pixel", "centring"], () => {
+    const { x } = shown();
+    paint(seen, x, SIDE, { grey: true, mark: pixel });
+    const [row, column] = [Math.floor(pixel / SIDE), pixel % SIDE];
+    byId("pixel-text").textContent =
+      `row ${row}, column ${column} is number ${pixel} of the vector: ${fixed(x[pixel], 2)}`;
+    const from = Math.max(0, Math.min(784 - 9, pixel - 4));
+    const window = Array.from(x.subarray(from, from + 9), (v, i) =>
+      el(from + i === pixel ? "b" : "span", {}, fixed(v, 2)),
+    );
+    byId("vector").replaceChildren(
+      "x = [ ", from ? "… " : "", ...window.flatMap((e) => [e, " "]), from + 9 < 784 ? "… ]" : "]",
+    );
+    byId("lens").replaceChildren(
+      ...Array.from({ length: LENS * LENS }, (_, n) => {
+        const y = row + Math.floor(n / LENS) - (LENS >> 1);
+        const x_ = column + (n % LENS) - (LENS >> 1);
+        const inside = y >= 0 && y < SIDE && x_ >= 0 && x_ < SIDE;
+        const v = inside ? x[y * SIDE + x_] : 0;
+        const cell = el("span", { class: n === (LENS * LENS) >> 1 ? "centre" : "" }, inside ? fixed(v, 2).replace("0.", ".") : "");
+        cell.style.backgroundColor = inside ? css(greyscale(v)) : "transparent";
+        cell.style.color = v > 0.46 ? "#000" : "#fff"; // where both have a contrast of 4.5
+        return cell;
+      }),
+    );
+    const drawn = state.image < 0 && source.seen?.pixels === state.pixels;
+    byId("stage-ink").hidden = !drawn;
+    if (drawn) drawInk(source.seen);
+    byId("centring-why").textContent = byId("centring").checked
+      ? "MNIST’s makers cropped each digit, scaled it to 20 × 20 and put its centre of mass in the middle. Your drawing gets the same treatment; switch it off and draw small, in a corner, to see why."
+      : "Switched off: the whole pad is squeezed into 28 × 28 as it lies. The network has only ever seen centred digits, and its weights sit on fixed pixels: a seven in the corner lights other inputs.";
+  });
+
+  // What it says
+  const bars = probabilityBars(byId("input-bars"));
+  watch(byId("input"), ["image", "weights", "label"], () => {
+    const { p } = pass();
+    bars(p, shown().label);
+    const said = argmax(p);
+    const { label, index } = shown();
+    byId("input-verdict").textContent =
+      label === null
+        ? `It reads a ${said}, with ${percent(p[said])}.`
+        : `Test image ${index} is a ${label}; it reads a ${said}, with ${percent(p[said])}${said === label ? "." : ": a mistake."}`;
+    byId("inference-time").textContent = `${fixed(Math.max(cache.milliseconds, 0.1), 1)} ms`;
+  });
+
+  buildGallery(byId("gallery"), examples.slice(0, data.training).map((_, i) => i));
+  watch(byId("input"), ["image"], () => {
+    for (const button of byId("gallery").children)
+      button.setAttribute("aria-pressed", Number(button.dataset.place) === state.image);
+  });
+}
+
+/** A picture file as a person sees it, grey. */
+async function greyOf(file) {
+  const options = { premultiplyAlpha: "none", colorSpaceConversion: "none", imageOrientation: "from-image" };
+  const bitmap = await createImageBitmap(file, options);
+  const { width, height } = bitmap;
+  // A photograph is drawn smaller at once, as predict has it decoded smaller: phones lack memory.
+  const by = width * height > DECODED_WHOLE ? (2 * WORKING_SIDE) / Math.max(width, height) : 1;
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [width, height].map((v) => Math.max(1, Math.round(v * by)));
+  const context = canvas.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  return luminance(context.getImageData(0, 0, canvas.width, canvas.height));
+}
+
+/** The ink that was found and the box around it. */
+function drawInk({ ink, box }) {
+  const canvas = byId("ink");
+  const longer = Math.max(ink.width, ink.height);
+  [canvas.width, canvas.height] = [ink.width, ink.height];
+  const context = canvas.getContext("2d");
+  const image = new ImageData(ink.width, ink.height);
+  ink.data.forEach((v, i) => image.data.set([255 * v, 255 * v, 255 * v, 255], 4 * i));
+  context.putImageData(image, 0, 0);
+  context.strokeStyle = css(theme.accent);
+  context.lineWidth = Math.max(2, longer / 60);
+  context.strokeRect(box.left, box.top, box.right - box.left, box.bottom - box.top);
+}
+
+/** Ten bars in a list; returns what sets them. */
+function probabilityBars(list) {
+  const rows = Array.from({ length: CLASSES }, (_, digit) => {
+    const bar = el("span", { class: "bar" });
+    const value = el("span", { class: "value" });
+    list.append(el("li", {}, el("b", {}, String(digit)), el("span", { class: "track" }, bar), value));
+    return { bar, value };
+  });
+  return (p, label) => {
+    const best = argmax(p);
+    rows.forEach(({ bar, value }, digit) => {
+      bar.style.transform = `scaleX(${p[digit]})`;
+      value.textContent = fixed(p[digit], 3);
+      const item = list.children[digit];
+      item.classList.toggle("best", digit === best);
+      item.classList.toggle("true", digit === label);
+    });
+  };
+}
+
+/** Thumbnails that show their image when they are pressed. */
+function buildGallery(holder, places) {
+  holder.replaceChildren(
+    ...places.map((place, i) => {
+      const { label, said, index } = examples[place];
+      const canvas = el("canvas", { width: SIDE, height: SIDE, "aria-hidden": "true" });
+      drawThumbnail(canvas, examples[place].pixels);
+      const wrong = said !== label;
+      const name = `Test image ${index}: a ${label}${wrong ? `, read as ${said}` : ""}`;
+      return el(
+        "button",
+        {
+          type: "button",
+          class: wrong ? "thumbnail wrong" : "thumbnail",
+          "data-place": place,
+          "aria-label": name,
+          "aria-pressed": "false",
+          title: name,
+          tabindex: i ? -1 : 0,
+          onclick: () => showImage(place),
+        },
+        canvas,
+      );
+    }),
+  );
+  if (!holder.dataset.roving) {
+    holder.dataset.roving = "yes";
+    roving(holder, inFirstRow);
+  }
+}
+
+function drawThumbnail(canvas, pixels) {
+  const image = new ImageData(SIDE, SIDE);
+  pixels.forEach((v, i) => image.data.set([v, v, v, 255], 4 * i));
+  canvas.getContext("2d").putImageData(image, 0, 0);
+}

@@ -1,0 +1,216 @@
+// Panels 3 and 4: what the stack amounts to without ReLU, and how many numbers it has.
+
+function reluPanel() {
+  const section = byId("relu");
+  let merged = 0; // matrices that have gone into the product; 0: the stack is as it was
+  let timer = null;
+  const sizes = trained.sizes;
+  const still = matchMedia("(prefers-reduced-motion: reduce)");
+
+  /** The factors as they stand after so many multiplications, the last layer's first. */
+  const factors = () => {
+    const blocks = [];
+    const from = merged ? layerCount - merged : layerCount; // layers from `from` on are one
+    if (merged) blocks.push({ name: Array.from({ length: merged }, (_, i) => `W${sub(layerCount - i)}`).join(""), rows: sizes.at(-1), columns: sizes[from] });
+    for (let k = from - 1; k >= 0; k--) blocks.push({ name: `W${sub(k + 1)}`, rows: sizes[k + 1], columns: sizes[k], k });
+    return blocks;
+  };
+
+  const drawMatrices = () => {
+    const blocks = factors();
+    const side = (n) => `${Math.round(16 + (byId("matrices").clientWidth > 800 ? 11 : 6.2) * Math.sqrt(n))}px`;
+    const parts = [el("span", { class: "operator" }, "z ="), ];
+    blocks.forEach((block, i) => {
+      const canvas = el("canvas", { width: block.columns, height: block.rows, "aria-hidden": "true" });
+      paint(canvas, weightsOf(block), block.columns);
+      canvas.style.width = side(block.columns);
+      canvas.style.height = side(block.rows);
+      const first = i === 0 && merged;
+      const figure = el("figure", { class: first ? "matrix merged" : "matrix" }, canvas, el("figcaption", {}, el("b", {}, block.name), ` ${block.rows} × ${block.columns}`));
+      if (i > 0) parts.push(el("span", { class: "operator" }, merged ? "·" : "ReLU("));
+      parts.push(figure);
+    });
+    parts.push(el("span", { class: "operator" }, `x ${merged ? "" : ")".repeat(layerCount - 1)} + biases`));
+    byId("matrices").replaceChildren(...parts);
+  };
+
+  const weightsOf = (block) => {
+    if (block.k !== undefined) return net.W[block.k];
+    const from = layerCount - merged;
+    return mergedLayer({ sizes: sizes.slice(from), W: net.W.slice(from), b: net.b.slice(from) }).W;
+  };
+
+  const show = () => {
+    drawMatrices();
+    const whole = merged === layerCount;
+    byId("merge").disabled = merged > 0;
+    byId("merge-undo").disabled = merged === 0;
+    byId("merge-result").hidden = !whole;
+    if (!whole) {
+      byId("merge-text").textContent = merged
+        ? "Multiplying two matrices gives one matrix that does the work of both …"
+        : `ReLU stands between the ${layerCount} matrices and keeps them apart: what it cuts off depends on the image.`;
+      return;
+    }
+    const one = mergedLayer(net);
+    const { x } = shown();
+    const stack = forward(net, x, false).logits;
+    const single = linear(one.W, one.b, x);
+    const real = pass().logits;
+    const apart = largest(stack.map((v, i) => v - single[i]));
+    const row = (cells, kind = "td") => el("tr", {}, ...cells.map((c, i) => el(i && kind === "td" ? "td" : "th", { scope: kind === "th" ? "col" : "row" }, c)));
+    byId("merge-table").replaceChildren(
+      el("thead", {}, row(["digit", "stack, no ReLU", "one matrix", "difference", "with ReLU"], "th")),
+      el("tbody", {}, ...Array.from({ length: CLASSES }, (_, i) =>
+        row([String(i), fixed(stack[i], 3), fixed(single[i], 3), number(stack[i] - single[i], 1), fixed(real[i], 3)]))),
+    );
+    const right = (logitsOf) => examples.slice(0, data.training).filter((e, i) => argmax(logitsOf(e, i)) === e.label).length;
+    const without = right(({ x: each }) => linear(one.W, one.b, each));
+    const with_ = right((_, i) => allPasses()[i].logits);
+    byId("merge-text").textContent =
+      `The stack of ${layerCount} layers and the one matrix agree to ${number(apart, 1)}: rounding, nothing else. ` +
+      `Of the ${data.training} test images above, this network reads ${with_} right with ReLU and ${without} without.`;
+    const holder = byId("templates");
+    const most = largest(one.W);
+    holder.replaceChildren(
+      ...Array.from({ length: CLASSES }, (_, i) => {
+        const canvas = el("canvas", { width: 84, height: 84, role: "img", "aria-label": `Template of the digit ${i}` });
+        paint(canvas, one.W.subarray(784 * i, 784 * (i + 1)), SIDE, { most: most * 0.6 });
+        return el("figure", {}, canvas, el("figcaption", {}, String(i)));
+      }),
+    );
+  };
+
+  const go = () => {
+    merged = merged ? merged + 1 : 2;
+    if (merged > layerCount || still.matches) merged = layerCount;
+    show();
+    if (merged < layerCount) timer = setTimeout(go, 1400);
+  };
+  byId("merge").addEventListener("click", () => {
+    merged = 1;
+    go();
+    byId("merge-undo").focus();
+  });
+  byId("merge-undo").addEventListener("click", () => {
+    clearTimeout(timer);
+    merged = 0;
+    show();
+    byId("merge").focus();
+  });
+  watch(section, ["image", "weights"], show);
+
+  // W3 @ W2 @ W1 @ x, then each bias through the layers that come after it
+  const through = (k) => Array.from({ length: layerCount - k }, (_, i) => `W${layerCount - i} @ `).join("");
+  const biases = trained.W.map((_, k) => `${through(k + 1)}b${k + 1}`);
+  byId("relu-torch").textContent = `(${through(0).slice(0, -3)}) @ x + ${biases.join(" + ")}  # W1 = model.layer1.weight, and so on`;
+}
+
+function countPanel() {
+  const section = byId("count");
+  const canvas = byId("all-numbers");
+  const total = parameterCount;
+  const names = trained.W.map((W, k) => ({ rows: outputsOf(trained, k), columns: inputsOf(trained, k), k }));
+  const most = Math.max(...names.map(({ rows, columns }) => rows * columns));
+  byId("count-rows").replaceChildren(
+    ...names.map(({ rows, columns, k }) => {
+      const bar = el("span", { class: "count-bar" });
+      bar.style.width = `${Math.max(0.6, (100 * rows * columns) / most)}%`;
+      const text = `${counted(rows)} × ${counted(columns)} + ${counted(rows)} = `;
+      return el("div", { class: "count-row" }, el("b", {}, `Layer ${k + 1}`), el("span", { class: "formula" }, text, el("b", {}, counted(rows * columns + rows))), el("span", { class: "count-track", "aria-hidden": "true" }, bar));
+    }),
+    el("div", { class: "count-row total" }, el("b", {}, "Total"), el("span", { class: "formula" }, el("b", { id: "count-total" }, counted(total)), " parameters")),
+  );
+  const stillWeights = data.never_lit.length * outputsOf(trained, 0);
+  byId("count-still-text").textContent = "Show those that training could never teach";
+  byId("count-note").textContent = data.never_lit.length
+    ? `The lesson says that every single one was learned. Not quite: ${data.never_lit.length} pixels are 0 in all ${counted(data.training_images)} training images, so the ${data.never_lit.length} × ${outputsOf(trained, 0)} = ${counted(stillWeights)} weights behind them got a gradient of exactly 0 at every update.`
+    : "";
+
+  let unfolded = 0; // numbers drawn so far
+  let frame = null;
+  let flat = null;
+  const columns = () => Math.max(280, Math.min(784, Math.floor(canvas.parentElement.clientWidth - 40)));
+  const never = new Set(data.never_lit);
+
+  const draw = () => {
+    if (canvas.hidden) return;
+    const width = columns();
+    const height = Math.ceil(total / width);
+    [canvas.width, canvas.height] = [width, height];
+    const image = new ImageData(width, height);
+    const mark = byId("count-still").checked;
+    let at = 0;
+    net.W.forEach((W, k) => {
+      const strongest = largest(W) * 0.5;
+      const put = (values, weights) => values.forEach((v, i) => {
+        if (at >= unfolded) return;
+        const dull = mark && !(k === 0 && weights && never.has(i % 784));
+        const [r, g, b] = mark ? (dull ? theme.line : theme.accent) : diverging(v, strongest);
+        image.data.set([r, g, b, 255], 4 * at++);
+      });
+      put(W, true);
+      put(net.b[k], false);
+    });
+    canvas.getContext("2d").putImageData(image, 0, 0);
+    canvas.setAttribute("aria-label", `All ${counted(total)} numbers as coloured dots, layer after layer`);
+  };
+
+  const unfold = () => {
+    canvas.hidden = false;
+    if (matchMedia("(prefers-reduced-motion: reduce)").matches) unfolded = total;
+    const start = performance.now() - 1;
+    const tick = (time) => {
+      unfolded = Math.min(total, Math.max(unfolded === total ? total : 0, Math.round((total * (time - start)) / 2500)));
+      byId("count-text").textContent = unfolded < total ? `${counted(unfolded)} of ${counted(total)}` : `All ${counted(total)}, one dot each. Point at one.`;
+      draw();
+      if (unfolded < total) frame = requestAnimationFrame(tick);
+    };
+    cancelAnimationFrame(frame);
+    tick(start);
+  };
+  byId("count-unfold").addEventListener("click", () => {
+    unfolded = 0;
+    unfold();
+  });
+  byId("count-still").addEventListener("change", () => {
+    if (canvas.hidden) {
+      unfolded = total;
+      canvas.hidden = false;
+    }
+    draw();
+    if (byId("count-still").checked)
+      byId("count-text").textContent = `${counted(stillWeights)} of ${counted(total)} were never taught: ${percent(stillWeights / total)}`;
+  });
+
+  /** Which number is the dot at a place: in words, and chosen in step 2 when it is a weight. */
+  const which = (event) => {
+    const box = canvas.getBoundingClientRect();
+    const x = Math.floor(((event.clientX - box.left) / box.width) * canvas.width);
+    const y = Math.floor(((event.clientY - box.top) / box.height) * canvas.height);
+    let at = y * canvas.width + x;
+    for (let k = 0; k < layerCount; k++) {
+      const width = inputsOf(net, k);
+      if (at < net.W[k].length) return { k, row: Math.floor(at / width), column: at % width, value: net.W[k][at] };
+      at -= net.W[k].length;
+      if (at < net.b[k].length) return { k, row: at, column: null, value: net.b[k][at] };
+      at -= net.b[k].length;
+    }
+    return null;
+  };
+  canvas.addEventListener("pointermove", (event) => {
+    const found = which(event);
+    if (!found) return;
+    const { k, row, column, value } = found;
+    const name = column === null ? `layer${k + 1}.bias[${row}]` : `layer${k + 1}.weight[${row}, ${column}]`;
+    byId("count-text").textContent = `${name} = ${number(value, 4)}`;
+  });
+  canvas.addEventListener("click", (event) => {
+    const found = which(event);
+    if (!found) return;
+    chooseNeuron(found.k, found.row);
+    if (found.column !== null) state.input = found.column;
+    changed("input");
+  });
+  watch(section, ["weights"], draw);
+}

@@ -1,0 +1,197 @@
+// The lesson's mathematics, as mnist_mlp/backprop.py has it: by hand, one image at a time, in
+// float64. A network is {sizes, W, b}: W[k] holds the (outputs × inputs) numbers of layer k+1 row
+// by row, b[k] its biases.
+
+const outputsOf = (net, k) => net.sizes[k + 1];
+const inputsOf = (net, k) => net.sizes[k];
+
+/** Networks share no arrays. */
+function copyNetwork(net) {
+  return {
+    sizes: net.sizes.slice(),
+    W: net.W.map((W) => W.slice()),
+    b: net.b.map((b) => b.slice()),
+  };
+}
+
+/** Steps 2-3: z = W·a + b. Inputs that are 0 add nothing and are passed over. */
+function linear(W, b, a) {
+  const width = a.length;
+  const lit = [];
+  for (let j = 0; j < width; j++) if (a[j] !== 0) lit.push(j);
+  const z = new Float64Array(b.length);
+  for (let i = 0; i < b.length; i++) {
+    let sum = 0;
+    const row = i * width;
+    for (let n = 0; n < lit.length; n++) sum += W[row + lit[n]] * a[lit[n]];
+    z[i] = sum + b[i];
+  }
+  return z;
+}
+
+const relu = (z) => z.map((v) => (v > 0 ? v : 0));
+
+/** Step 4, without overflow: the largest logit is taken off first. */
+function softmax(z) {
+  const most = Math.max(...z);
+  const e = z.map((v) => Math.exp(v - most));
+  const sum = e.reduce((s, v) => s + v, 0);
+  return e.map((v) => v / sum);
+}
+
+/** Step 5: −ln p of the label, computed from the logits so that it never is −ln 0. */
+function crossEntropy(z, label) {
+  const most = Math.max(...z);
+  return Math.log(z.reduce((s, v) => s + Math.exp(v - most), 0)) + most - z[label];
+}
+
+/** One image forward: a[0] is x, a[k] the input of layer k+1; z[k] is layer k+1's. */
+function forward(net, x, withReLU = true) {
+  const a = [x];
+  const z = [];
+  net.W.forEach((W, k) => {
+    z.push(linear(W, net.b[k], a[k]));
+    if (k < net.W.length - 1) a.push(withReLU ? relu(z[k]) : z[k]);
+  });
+  const logits = z[z.length - 1];
+  return { a, z, logits, p: softmax(logits) };
+}
+
+/** Gradients of a network's shape, all 0. */
+function zeroGradients(net) {
+  return {
+    W: net.W.map((W) => new Float64Array(W.length)),
+    b: net.b.map((b) => new Float64Array(b.length)),
+  };
+}
+
+/**
+ * Step 6: the chain rule backward from p − y; adds this image's gradients, times `scale`.
+ * Returns ∂L/∂z of each layer.
+ */
+function backward(net, pass, label, gradients, scale = 1) {
+  const last = net.W.length - 1;
+  const dz = new Array(last + 1);
+  dz[last] = pass.p.map((p, i) => (p - (i === label ? 1 : 0)) * scale);
+  for (let k = last; k >= 0; k--) {
+    const a = pass.a[k];
+    const width = a.length;
+    const W = net.W[k];
+    const dW = gradients.W[k];
+    const lit = [];
+    for (let j = 0; j < width; j++) if (a[j] !== 0) lit.push(j);
+    for (let i = 0; i < dz[k].length; i++) {
+      const d = dz[k][i];
+      if (d === 0) continue;
+      gradients.b[k][i] += d; // ∂z/∂b is 1
+      const row = i * width;
+      for (let n = 0; n < lit.length; n++) dW[row + lit[n]] += d * a[lit[n]]; // ∂z/∂W is a
+    }
+    if (k > 0) {
+      const da = new Float64Array(width);
+      for (let i = 0; i < dz[k].length; i++) {
+        const d = dz[k][i];
+        if (d === 0) continue;
+        const row = i * width;
+        for (let n = 0; n < lit.length; n++) da[lit[n]] += d * W[row + lit[n]]; // ∂z/∂a is W
+      }
+      dz[k - 1] = da; // already 0 where a is 0: there ReLU's slope is 0, elsewhere 1
+    }
+  }
+  return dz;
+}
+
+/** Mean loss and gradients of some examples [{x, label}]. */
+function batchGradients(net, examples) {
+  const gradients = zeroGradients(net);
+  let loss = 0;
+  for (const { x, label } of examples) {
+    const pass = forward(net, x);
+    loss += crossEntropy(pass.logits, label) / examples.length;
+    backward(net, pass, label, gradients, 1 / examples.length);
+  }
+  return { loss, gradients };
+}
+
+/** Step 7: W ← W − learning_rate × ∂L/∂W, b likewise. */
+function descend(net, gradients, learningRate) {
+  for (const kind of ["W", "b"]) {
+    net[kind].forEach((values, k) => {
+      const slope = gradients[kind][k];
+      for (let i = 0; i < values.length; i++) values[i] -= learningRate * slope[i];
+    });
+  }
+}
+
+/** ‖gradient‖²: to first order a step lowers the loss by learning_rate times this. */
+function squaredNorm(gradients) {
+  let sum = 0;
+  for (const tensor of [...gradients.W, ...gradients.b]) for (const v of tensor) sum += v * v;
+  return sum;
+}
+
+/**
+ * One weight's gradient without any calculus: (L(w + h) − L(w − h)) / 2h. `kink` says that a
+ * neuron fires on one side and not on the other, so that there is no one slope between.
+ */
+function finiteDifference(net, x, label, k, position, h = 1e-5) {
+  const W = net.W[k];
+  const value = W[position];
+  const losses = [];
+  const firing = [];
+  for (const w of [value + h, value - h]) {
+    W[position] = w;
+    const pass = forward(net, x);
+    losses.push(crossEntropy(pass.logits, label));
+    firing.push(pass.a.slice(1).map((a) => Array.from(a, (v) => (v > 0 ? 1 : 0)).join("")).join());
+  }
+  W[position] = value;
+  return { slope: (losses[0] - losses[1]) / (2 * h), kink: firing[0] !== firing[1] };
+}
+
+/** The one layer {W, b} that the stack without ReLU amounts to: W₃W₂W₁ and W₃(W₂b₁ + b₂) + b₃. */
+function mergedLayer(net) {
+  let W = net.W[0];
+  let b = net.b[0];
+  const width = net.sizes[0];
+  for (let k = 1; k < net.W.length; k++) {
+    const [rows, inner] = [outputsOf(net, k), inputsOf(net, k)];
+    const product = new Float64Array(rows * width);
+    for (let i = 0; i < rows; i++) {
+      for (let n = 0; n < inner; n++) {
+        const w = net.W[k][i * inner + n];
+        for (let j = 0; j < width; j++) product[i * width + j] += w * W[n * width + j];
+      }
+    }
+    b = linear(net.W[k], net.b[k], b);
+    W = product;
+  }
+  return { W, b };
+}
+
+/** A repeatable stream of numbers in [0, 1): mulberry32. */
+function randomStream(seed) {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let t = Math.imul(state ^ (state >>> 15), state | 1);
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+  };
+}
+
+/** An untrained network, as nn.Linear starts: uniform within ±1/√inputs. */
+function randomNetwork(sizes, seed) {
+  const random = randomStream(seed);
+  const net = { sizes: sizes.slice(), W: [], b: [] };
+  for (let k = 0; k < sizes.length - 1; k++) {
+    const bound = 1 / Math.sqrt(sizes[k]);
+    const draw = () => (2 * random() - 1) * bound;
+    net.W.push(Float64Array.from({ length: sizes[k] * sizes[k + 1] }, draw));
+    net.b.push(Float64Array.from({ length: sizes[k + 1] }, draw));
+  }
+  return net;
+}
+
+const argmax = (values) => values.reduce((best, v, i) => (v > values[best] ? i : best), 0);
+const largest = (values) => values.reduce((most, v) => Math.max(most, Math.abs(v)), 0);

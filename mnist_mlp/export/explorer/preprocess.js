@@ -1,0 +1,323 @@
+// From a picture to the 28×28 that the network sees: mnist_mlp/preprocess.py, step by step. A
+// picture is {data, height, width}, row by row, 0 black to 1 white.
+
+const WORKING_SIDE = 800;
+const SIDE = 28;
+const BOX_SIDE = 20;
+const RING = 0.04;
+const FAINTEST = 0.08;
+const LEAST_ROOM = 0.25;
+const THRESHOLD = 0.15;
+const SPECK = 0.05;
+const FINE_SIDE = 4 * BOX_SIDE;
+const THINNEST = 1.5;
+const THICKENED = 2.5;
+
+const picture = (height, width, data = new Float64Array(height * width)) => ({ data, height, width });
+
+/** The picture's ink, the box around it, and the 28×28 bytes; null where there is no ink. */
+function see(grey, centred = true) {
+  const ink = findInk(shrink(grey, Math.ceil(Math.max(grey.height, grey.width) / WORKING_SIDE)));
+  if (!ink) return null;
+  const box = inkBox(ink);
+  const pixels = centred ? centre(scale(thicken(cut(ink, box)), BOX_SIDE)) : asItLies(ink);
+  return { ink, box, pixels };
+}
+
+/** What a canvas gives (RGBA bytes) as grey; the transparent part is what stands out less. */
+function luminance({ data, height, width }) {
+  const light = picture(height, width);
+  const opacity = picture(height, width);
+  for (let i = 0; i < light.data.length; i++) {
+    const [r, g, b, alpha] = [data[4 * i], data[4 * i + 1], data[4 * i + 2], data[4 * i + 3]];
+    opacity.data[i] = alpha / 255;
+    light.data[i] = ((0.299 * r + 0.587 * g + 0.114 * b) / 255) * (alpha / 255);
+  }
+  const factor = Math.ceil(Math.max(height, width) / WORKING_SIDE);
+  const [bright, opaque] = [shrink(light, factor), shrink(opacity, factor)];
+  const fill = sum(bright.data) < sum(opaque.data) / 2 ? 1 : 0;
+  bright.data.forEach((v, i) => (bright.data[i] = v + (1 - opaque.data[i]) * fill));
+  return bright;
+}
+
+/** The means of blocks of factor × factor pixels; those at the right and below may be smaller. */
+function shrink(grey, factor) {
+  if (factor === 1) return grey;
+  const out = picture(Math.ceil(grey.height / factor), Math.ceil(grey.width / factor));
+  for (let y = 0; y < out.height; y++) {
+    for (let x = 0; x < out.width; x++) {
+      const bottom = Math.min(grey.height, (y + 1) * factor);
+      const right = Math.min(grey.width, (x + 1) * factor);
+      let total = 0;
+      for (let i = y * factor; i < bottom; i++)
+        for (let j = x * factor; j < right; j++) total += grey.data[i * grey.width + j];
+      out.data[y * out.width + x] = total / ((bottom - y * factor) * (right - x * factor));
+    }
+  }
+  return out;
+}
+
+/** How much of each pixel is ink, 0 to 1; null where there is none. */
+function findInk(grey) {
+  const paper = findPaper(grey);
+  const difference = grey.data.map((v, i) => v - paper.surface[i]);
+  const lighter = difference.reduce((s, d) => s + d * d * d, 0) > 0;
+  const room = paper.surface.map((v) => Math.max(LEAST_ROOM, lighter ? 1 - v : v));
+  const strength = difference.map((d, i) => (lighter ? d : -d) / room[i]);
+  const noise = paper.noise / (sum(room) / room.length);
+  const darkest = strength.reduce((most, v) => Math.max(most, v), -Infinity);
+  if (darkest < Math.max(FAINTEST, 6 * noise)) return null;
+  const full = median(strength.filter((v) => v > darkest / 2));
+  const floor = Math.min(3 * noise, full / 4);
+  const ink = strength.map((v) => Math.min(1, Math.max(0, (v - floor) / (full - floor))));
+  return picture(grey.height, grey.width, withoutSpecks(ink, grey.height, grey.width));
+}
+
+/** The paper under uneven light: a quadratic surface through the border, fitted robustly. */
+function findPaper({ data, height, width }) {
+  const along = (length) =>
+    Float64Array.from({ length }, (_, i) => (length > 1 ? -1 + (2 * i) / (length - 1) : -1));
+  const [ys, xs] = [along(height), along(width)];
+  const terms = (y, x) => [1, x, y, x * x, x * y, y * y];
+  const ring = Math.max(1, Math.round(RING * Math.min(height, width)));
+  const border = [];
+  for (let i = 0; i < height; i++)
+    for (let j = 0; j < width; j++)
+      if (i < ring || i >= height - ring || j < ring || j >= width - ring) border.push(i * width + j);
+  const rows = border.map((at) => terms(ys[Math.floor(at / width)], xs[at % width]));
+  let used = border.map(() => true);
+  let coefficients = [];
+  let noise = 0;
+  for (let round = 0; round < 8; round++) {
+    coefficients = leastSquares(rows, border.map((at) => data[at]), used);
+    const residuals = Float64Array.from(border, (at, n) =>
+      Math.abs(data[at] - rows[n].reduce((s, t, c) => s + t * coefficients[c], 0)),
+    );
+    noise = 1.4826 * median(residuals);
+    const most = Math.max(2.5 * noise, 1 / 255);
+    used = Array.from(residuals, (r) => r <= most);
+  }
+  const [c0, cx, cy, cxx, cxy, cyy] = coefficients;
+  const surface = new Float64Array(height * width);
+  for (let i = 0; i < height; i++) {
+    const y = ys[i];
+    for (let j = 0; j < width; j++) {
+      const x = xs[j];
+      surface[i * width + j] = c0 + cx * x + cy * y + cxx * x * x + cxy * x * y + cyy * y * y;
+    }
+  }
+  return { surface, noise };
+}
+
+/** By the normal equations; a term that the rows do not determine gets 0. */
+function leastSquares(rows, values, used) {
+  const n = rows[0].length;
+  const M = Array.from({ length: n }, () => new Float64Array(n + 1));
+  rows.forEach((row, r) => {
+    if (!used[r]) return;
+    for (let i = 0; i < n; i++) {
+      for (let j = 0; j < n; j++) M[i][j] += row[i] * row[j];
+      M[i][n] += row[i] * values[r];
+    }
+  });
+  const pivots = [];
+  for (let column = 0; column < n; column++) {
+    const free = M.map((_, i) => i).filter((i) => !pivots.some((p) => p && p.row === i));
+    const row = free.reduce((a, b) => (Math.abs(M[b][column]) > Math.abs(M[a][column]) ? b : a));
+    if (Math.abs(M[row][column]) < 1e-9) {
+      pivots.push(null);
+      continue;
+    }
+    pivots.push({ row });
+    M.forEach((other, i) => {
+      if (i === row) return;
+      const times = other[column] / M[row][column];
+      for (let j = column; j <= n; j++) other[j] -= times * M[row][j];
+    });
+  }
+  return pivots.map((p, column) => (p ? M[p.row][n] / M[p.row][column] : 0));
+}
+
+/** Ink in stains (8-connected) that are not much fainter than the largest one. */
+function withoutSpecks(ink, height, width) {
+  const stain = new Int32Array(ink.length);
+  const amounts = [0];
+  const open = [];
+  for (let start = 0; start < ink.length; start++) {
+    if (ink[start] <= THRESHOLD || stain[start]) continue;
+    const name = amounts.length;
+    let amount = 0;
+    stain[start] = name;
+    open.push(start);
+    while (open.length) {
+      const at = open.pop();
+      amount += ink[at];
+      const y = Math.floor(at / width);
+      const x = at % width;
+      for (let i = Math.max(0, y - 1); i <= Math.min(height - 1, y + 1); i++) {
+        for (let j = Math.max(0, x - 1); j <= Math.min(width - 1, x + 1); j++) {
+          const next = i * width + j;
+          if (ink[next] > THRESHOLD && !stain[next]) {
+            stain[next] = name;
+            open.push(next);
+          }
+        }
+      }
+    }
+    amounts.push(amount);
+  }
+  const least = SPECK * Math.max(...amounts);
+  return ink.map((v, i) => (stain[i] && amounts[stain[i]] >= least ? v : 0));
+}
+
+/** {top, bottom, left, right} around what is not 0; bottom and right are one beyond. */
+function inkBox({ data, height, width }) {
+  const box = { top: height, bottom: 0, left: width, right: 0 };
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      if (data[y * width + x] === 0) continue;
+      box.top = Math.min(box.top, y);
+      box.bottom = y + 1;
+      box.left = Math.min(box.left, x);
+      box.right = Math.max(box.right, x + 1);
+    }
+  }
+  return box;
+}
+
+function cut(from, { top, bottom, left, right }) {
+  const out = picture(bottom - top, right - left);
+  for (let y = top; y < bottom; y++)
+    out.data.set(from.data.subarray(y * from.width + left, y * from.width + right), (y - top) * out.width);
+  return out;
+}
+
+function pad(inner, by) {
+  const out = picture(inner.height + 2 * by, inner.width + 2 * by);
+  for (let y = 0; y < inner.height; y++)
+    out.data.set(
+      inner.data.subarray(y * inner.width, (y + 1) * inner.width),
+      (y + by) * out.width + by,
+    );
+  return out;
+}
+
+/** Strokes too thin for MNIST become thicker; others stay as they are. */
+function thicken(ink) {
+  const fine = pad(scale(ink, FINE_SIDE), FINE_SIDE / BOX_SIDE);
+  const { data, height, width } = fine;
+  const slope = (at, i, length, step) => {
+    const [low, high] = [i > 0 ? 1 : 0, i < length - 1 ? 1 : 0];
+    return (data[at + high * step] - data[at - low * step]) / (low + high);
+  };
+  let edges = 0;
+  for (let y = 0; y < height; y++)
+    for (let x = 0; x < width; x++) {
+      const at = y * width + x;
+      edges += Math.hypot(slope(at, y, height, width), slope(at, x, width, 1));
+    }
+  const stroke = (((2 * sum(data)) / edges) * BOX_SIDE) / FINE_SIDE;
+  if (stroke >= THINNEST) return ink;
+  const radius = (((THICKENED - stroke) / 2) * FINE_SIDE) / BOX_SIDE;
+  const reach = Math.ceil(radius);
+  const before = pad(fine, reach);
+  const thick = picture(before.height, before.width);
+  for (let dy = -reach; dy <= reach; dy++) {
+    for (let dx = -reach; dx <= reach; dx++) {
+      if (dx * dx + dy * dy > radius * radius) continue;
+      for (let y = Math.max(0, dy); y < thick.height + Math.min(0, dy); y++) {
+        for (let x = Math.max(0, dx); x < thick.width + Math.min(0, dx); x++) {
+          const at = y * thick.width + x;
+          const from = before.data[(y - dy) * thick.width + x - dx];
+          if (from > thick.data[at]) thick.data[at] = from;
+        }
+      }
+    }
+  }
+  return cut(thick, inkBox(thick));
+}
+
+/** Ink scaled so that its longer side is so many pixels, the ratio kept, its brightest 1. */
+function scale(ink, side) {
+  const longer = Math.max(ink.height, ink.width);
+  const to = (length) => Math.max(1, halfEven((side * length) / longer));
+  const rows = triangles(ink.height, to(ink.height));
+  const columns = triangles(ink.width, to(ink.width));
+  const out = picture(rows.length, columns.length);
+  const narrow = picture(ink.height, columns.length); // ink @ columns.T
+  for (let y = 0; y < ink.height; y++)
+    columns.forEach(({ start, weights }, x) => {
+      let total = 0;
+      weights.forEach((w, n) => (total += w * ink.data[y * ink.width + start + n]));
+      narrow.data[y * narrow.width + x] = total;
+    });
+  rows.forEach(({ start, weights }, y) => {
+    weights.forEach((w, n) => {
+      for (let x = 0; x < out.width; x++)
+        out.data[y * out.width + x] += w * narrow.data[(start + n) * narrow.width + x];
+    });
+  });
+  const most = largest(out.data);
+  out.data.forEach((v, i) => (out.data[i] = v / most));
+  return out;
+}
+
+/** For each output the inputs it is a mean of, the nearest counting most. */
+function triangles(before, after) {
+  const ratio = before / after;
+  const reach = Math.max(1, ratio);
+  return Array.from({ length: after }, (_, i) => {
+    const middle = (i + 0.5) * ratio - 0.5;
+    const start = Math.max(0, Math.ceil(middle - reach));
+    const end = Math.min(before - 1, Math.floor(middle + reach));
+    const weights = Array.from({ length: end - start + 1 }, (_, n) =>
+      Math.max(0, 1 - Math.abs(start + n - middle) / reach),
+    );
+    const total = sum(weights);
+    return { start, weights: weights.map((w) => w / total) };
+  });
+}
+
+/** A box of at most 20×20 put into 28×28 by its centre of mass, as bytes. */
+function centre(box) {
+  const mass = sum(box.data);
+  let [down, across] = [0, 0];
+  for (let y = 0; y < box.height; y++) {
+    for (let x = 0; x < box.width; x++) {
+      down += box.data[y * box.width + x] * (y + 0.5);
+      across += box.data[y * box.width + x] * (x + 0.5);
+    }
+  }
+  const start = (middle, length) =>
+    Math.min(Math.max(Math.ceil(SIDE / 2 - middle / mass), 0), SIDE - length);
+  return placed(box, start(down, box.height), start(across, box.width));
+}
+
+/** Centring switched off: the whole picture scaled to 28×28, the digit wherever it lies. */
+function asItLies(ink) {
+  const small = scale(ink, SIDE);
+  return placed(small, (SIDE - small.height) >> 1, (SIDE - small.width) >> 1);
+}
+
+function placed(box, top, left) {
+  const out = new Uint8Array(SIDE * SIDE);
+  for (let y = 0; y < box.height; y++)
+    for (let x = 0; x < box.width; x++)
+      out[(top + y) * SIDE + left + x] = halfEven(255 * box.data[y * box.width + x]);
+  return out;
+}
+
+/** To the nearest whole number, a half to the even one, as Python and NumPy round. */
+function halfEven(v) {
+  const below = Math.floor(v);
+  if (v - below !== 0.5) return Math.round(v);
+  return below % 2 ? below + 1 : below;
+}
+
+const sum = (values) => values.reduce((s, v) => s + v, 0);
+
+function median(values) {
+  const sorted = Float64Array.from(values).sort();
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+}

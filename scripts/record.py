@@ -1,0 +1,195 @@
+"""How accurate the lesson's 109,386 parameters can be: the table of the README, made anew.
+
+    python scripts/record.py --root data --folder record            # two hours of one core
+    python scripts/record.py --root data --folder record --jobs 2   # two seeds at once
+
+Each row is a config, or best.yaml with something left out, trained with several seeds. The test set
+is looked at once in each run, at its end, and chooses nothing. What is finished is not trained
+again, and what was stopped goes on, so that this can be interrupted at any time. `--cost` measures
+the deformation against the update that it is for, and fast.yaml against one epoch of the DataLoader
+loop that everybody copies (scripts/benchmark.py); do not run anything beside it.
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import torch
+import typer
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for the other scripts
+
+from mnist_mlp import load_config, load_dataset
+from mnist_mlp.augment import Deformation
+from mnist_mlp.backprop import autograd
+from mnist_mlp.model import build_mlp
+from mnist_mlp.optimizer import build_optimizer
+from mnist_mlp.run import RunResult, cpu_threads, run_events, train_model
+from scripts.benchmark import plain_epoch, plain_loader, plain_network
+
+
+class Row(NamedTuple):
+    """A line of the table: a config, what is different from it, and how many seeds."""
+
+    name: str
+    config: str
+    overrides: tuple[str, ...] = ()
+    seeds: int = 1
+
+
+ROWS = (
+    Row("mnist.yaml, the plain baseline", "mnist", ("train.test_each_epoch=false",), seeds=5),
+    Row("fast.yaml", "fast", seeds=5),
+    Row(
+        "best.yaml: deformation only", "best", ("model.batch_norm=false", "optimizer.average=0"),
+    ),
+    Row("with batch normalisation", "best", ("optimizer.average=0",)),
+    Row("with averaged weights: best.yaml", "best", seeds=5),
+)  # fmt: skip
+RESULT = "result.json"
+
+app = typer.Typer()
+
+
+def train_one(row: Row, seed: int, root: str, run_dir: Path, trial: bool) -> None:
+    """Train one seed of a row, or go on with it, and write down what came out."""
+    place = [f"data.root={json.dumps(root)}", "threads=1", f"seed={seed}"]
+    config = load_config(row.config, [*row.overrides, *place, *["train.epochs=1"] * trial])
+    resume = (run_dir / "config.yaml").exists()
+    result = None
+    for event in run_events(config, run_dir, resume=resume):
+        result = event
+    assert isinstance(result, RunResult)
+    (run_dir / RESULT).write_text(json.dumps(result.to_json()))
+
+
+def _path(folder: Path, number: int, seed: int) -> Path:
+    return folder / f"row-{number}-seed-{seed}"
+
+
+def table(folder: Path) -> list[str]:
+    """What is finished, as Markdown."""
+    lines = [
+        "| what | seeds | test accuracy, mean (deviation; range) | seconds a seed |",
+        "|---|---|---|---|",
+    ]
+    for number, row in enumerate(ROWS):
+        paths = [_path(folder, number, seed) / RESULT for seed in range(row.seeds)]
+        results = [json.loads(path.read_text()) for path in paths if path.exists()]
+        if not results:
+            continue
+        accuracies = [100 * result["test_accuracy"] for result in results]
+        spread = (
+            f" ({statistics.stdev(accuracies):.2f}; {min(accuracies):.2f} to {max(accuracies):.2f})"
+            if len(accuracies) > 1
+            else ""
+        )
+        seconds = statistics.median(result["seconds"] for result in results)
+        assert all(result["parameters"] == 109_386 for result in results)
+        lines.append(
+            f"| {row.name} | {len(results)} | {statistics.mean(accuracies):.2f}%{spread} "
+            f"| {seconds:,.0f} |"
+        )
+    return lines
+
+
+def median_ms(action: Callable[[], object], times: int = 60) -> float:
+    """The median time of an action, in milliseconds."""
+    action()
+    durations = []
+    for _ in range(times):
+        began = time.perf_counter()
+        action()
+        durations.append(time.perf_counter() - began)
+    return 1000 * statistics.median(durations)
+
+
+def deformation_cost(root: str) -> list[str]:
+    """The deformation of a batch of 256 beside the update without it, on one core."""
+    pixels, labels = (t[:256] for t in load_dataset("mnist", root).train)
+    images = pixels / 255
+    lines = []
+    with cpu_threads(1):
+        for name, batch_norm in (("plain", False), ("with batch normalisation", True)):
+            model = build_mlp(seed=0, batch_norm=batch_norm)
+            backward = autograd(model)
+            optimizer = build_optimizer(model.parameters(), "adamw", 1e-3)
+
+            def update() -> None:
+                backward(images, labels)  # noqa: B023 - called in this turn
+                optimizer.step()  # noqa: B023
+
+            ours = median_ms(update)
+            for amounts in ({"rotation": 15.0}, {"rotation": 15.0, "elastic": 0.3}):
+                deformation = Deformation(**amounts)
+                draws = median_ms(lambda: deformation.draw(256, 0, 1))  # noqa: B023
+                drawn = deformation.draw(256, 0, 1)
+                cost = draws + median_ms(lambda: deformation(images, drawn))  # noqa: B023
+                kind = "elastic too" if deformation.elastic else "affine"
+                lines.append(
+                    f"deformation, {kind}: {cost:.2f} ms; AdamW update, {name}: {ours:.2f} ms; "
+                    f"ratio {cost / ours:.2f}"
+                )
+    return lines
+
+
+def fast_cost(root: str, rounds: int) -> str:
+    """fast.yaml's seconds of training beside an epoch of the plain DataLoader loop, in turns."""
+    ours, theirs = [], []
+    for number in range(rounds):
+        config = load_config("fast", [f"data.root={json.dumps(root)}", f"seed={number}"])
+        with tempfile.TemporaryDirectory() as scratch:
+            ours.append(train_model(config, Path(scratch, "run")).seconds)
+        model = plain_network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        epochs = []
+        for workers in (0, 2):
+            began = time.perf_counter()
+            plain_epoch(model, optimizer, plain_loader(root, True, 64, workers))
+            epochs.append(time.perf_counter() - began)
+        theirs.append(min(epochs))
+    a, b = statistics.median(ours), statistics.median(theirs)
+    return f"fast.yaml {a:.1f} s; an epoch of the DataLoader loop {b:.1f} s; ratio {a / b:.2f}"
+
+
+@app.command()
+def main(
+    root: Annotated[str, typer.Option(help="The folder above MNIST/raw.")] = "data",
+    folder: Annotated[Path, typer.Option(help="Where the runs are kept.")] = Path("record"),
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at once, one thread each.")] = 1,
+    rows: Annotated[str, typer.Option(help="Which rows, such as 1,4. Default: all.")] = "",
+    cost: Annotated[bool, typer.Option("--cost", help="Measure times instead.")] = False,
+    trial: Annotated[
+        bool, typer.Option("--try", help="One epoch of one seed a row, to see that it works.")
+    ] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Of --cost.")] = 3,
+) -> None:
+    """Train what is missing and print the table, or measure what it costs."""
+    if cost:
+        for line in [*deformation_cost(root), fast_cost(root, rounds)]:
+            print(line)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = [int(number) for number in rows.split(",")] if rows else range(len(ROWS))
+    todo: list[tuple[Any, ...]] = [
+        (ROWS[number], seed, root, path, trial)
+        for number in wanted
+        for seed in range(1 if trial else ROWS[number].seeds)
+        if not ((path := _path(folder, number, seed)) / RESULT).exists()
+    ]
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        for done in [pool.submit(train_one, *arguments) for arguments in todo]:
+            done.result()
+            print("\n".join(table(folder)), flush=True)
+    print("\n".join(table(folder)))
+
+
+if __name__ == "__main__":
+    app()
