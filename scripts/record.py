@@ -167,7 +167,7 @@ def main(
     rows: Annotated[str, typer.Option(help="Which rows, such as 1,4. Default: all.")] = "",
     cost: Annotated[bool, typer.Option("--cost", help="Measure times instead.")] = False,
     trial: Annotated[
-        bool, typer.Option("--try", help="One epoch of one seed a row, to see that it works.")
+        bool, typer.Option("--try", help="One epoch of one seed a row, kept apart: does it work?")
     ] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Of --cost.")] = 3,
 ) -> None:
@@ -176,6 +176,7 @@ def main(
         for line in [*deformation_cost(root), fast_cost(root, rounds)]:
             print(line)
         return
+    folder = folder / "try" if trial else folder
     folder.mkdir(parents=True, exist_ok=True)
     wanted = [int(number) for number in rows.split(",")] if rows else range(len(ROWS))
     todo: list[tuple[Any, ...]] = [
