@@ -45,14 +45,16 @@ class Row(NamedTuple):
 
 
 ROWS = (
-    Row("mnist.yaml, the plain baseline", "mnist", ("train.test_each_epoch=false",), seeds=5),
-    Row("fast.yaml", "fast", seeds=5),
+    Row("`mnist.yaml`, the plain baseline", "mnist", ("train.test_each_epoch=false",), seeds=5),
+    Row("`fast.yaml`", "fast", seeds=5),
     Row(
-        "best.yaml: deformation only", "best", ("model.batch_norm=false", "optimizer.average=0"),
+        "`best.yaml` less what follows: deformation only",
+        "best",
+        ("model.batch_norm=false", "optimizer.average=0"),
     ),
     Row("with batch normalisation", "best", ("optimizer.average=0",)),
-    Row("with averaged weights: best.yaml", "best", seeds=5),
-)  # fmt: skip
+    Row("with averaged weights too: **`best.yaml`**", "best", seeds=5),
+)
 RESULT = "result.json"
 
 app = typer.Typer()
