@@ -19,11 +19,12 @@ SIDE = 28
 GRID = 7
 """Displacements along each side of the elastic grid; between them they are interpolated."""
 AFFINE_DRAWS = 6
+"""Random numbers of an affine map: rotation, scale of x, of y, shear, to the right, down."""
 
 
 @dataclass(frozen=True)
 class Deformation:
-    """How far images are deformed; every amount is the largest, drawn evenly from −it to +it."""
+    """How far images are deformed; each of the affine amounts is drawn evenly from −it to +it."""
 
     rotation: float = 0.0
     """Degrees."""

@@ -6,26 +6,27 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+import numpy as np
+from PIL import Image
+from torch import nn
+
+from mnist_mlp.data import Split
 from mnist_mlp.errors import UsageError
+from mnist_mlp.evaluate import evaluate_model
+from mnist_mlp.plots import draw_confusion_matrix, draw_tiles, first_layer_weights, render
+from mnist_mlp.run import RunEvent, RunResult, RunStart, load_config_dataset
+from mnist_mlp.train import EpochResult
 
 if TYPE_CHECKING:
-    from torch import nn
     from torch.utils.tensorboard import SummaryWriter
 
-    from mnist_mlp.data import Split
-    from mnist_mlp.run import RunEvent
-    from mnist_mlp.train import EpochResult
 
-
-def with_board(events: Iterator["RunEvent"]) -> Generator["RunEvent", None, None]:
+def with_board(events: Iterator[RunEvent]) -> Generator[RunEvent, None, None]:
     """A run's events as they come, told to TensorBoard too, in the run's folder `tensorboard`.
 
     Raises:
         UsageError: The package tensorboard is missing; the run has not begun.
     """
-    from mnist_mlp.run import RunResult, RunStart, load_config_dataset
-    from mnist_mlp.train import EpochResult
-
     _writer()
     with ExitStack() as stack:
         board = None
@@ -79,7 +80,7 @@ class Board:
         if self._writer:
             self._writer.close()
 
-    def add_row(self, row: "EpochResult") -> None:
+    def add_row(self, row: EpochResult) -> None:
         """An epoch's loss and accuracy on each split that was evaluated, and the learning rate."""
         # Purging from this step on is a note in the new file: nothing that was written is touched.
         self._writer = writer = self._writer or self._open(self._folder, purge_step=row.epoch)
@@ -92,7 +93,7 @@ class Board:
         writer.add_scalar("learning_rate", row.learning_rate, row.epoch)
         writer.flush()  # for whoever watches the run
 
-    def add_pictures(self, model: "nn.Module", test: "Split", about: str) -> None:
+    def add_pictures(self, model: nn.Module, test: Split, about: str) -> None:
         """The first layer's weight tiles, and the confusion matrix of the test set.
 
         Where no row came before there is nothing new to show, and nothing is written.
@@ -102,17 +103,6 @@ class Board:
             test: What the network is judged on.
             about: The run's name and data set, for the pictures.
         """
-        import numpy as np
-        from PIL import Image
-
-        from mnist_mlp.evaluate import evaluate_model
-        from mnist_mlp.plots import (
-            draw_confusion_matrix,
-            draw_tiles,
-            first_layer_weights,
-            render,
-        )
-
         if not self._writer:
             return
         matrix = evaluate_model(model, *test).confusion_matrix

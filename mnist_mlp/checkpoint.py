@@ -273,6 +273,12 @@ def checkpoint_path(run_dir: Path, epoch: int, update: int | None = None) -> Pat
     return run_dir / "checkpoints" / f"epoch-{epoch:03d}{within}.safetensors"
 
 
+def run_of(checkpoint: Checkpoint) -> Path | None:
+    """The run directory in which a checkpoint lies; None where it lies in none."""
+    folder = checkpoint.path.parent
+    return folder.parent if folder.name == "checkpoints" else None
+
+
 def weights_sha256(model: nn.Module) -> str:
     """SHA-256 over a network's tensors in name order, as little-endian float32 bytes."""
     digest = hashlib.sha256()

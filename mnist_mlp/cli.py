@@ -145,15 +145,23 @@ def train(
     if config is None:
         raise UsageError("name a --config, or a run to --resume")
     loaded = _load(config, overrides, root, device)
-    with open_console(json_, quiet or rank() > 0) as console, _stop_signals() as stop:
-        from mnist_mlp.run import run_events
+    with open_console(json_, quiet or rank() > 0) as console:
+        with _stop_signals() as stop:
+            from mnist_mlp.run import run_events
 
-        events = run_events(loaded, run_dir, dry_run=dry_run, resume=bool(resume), stop=stop)
-        if tensorboard and rank() == 0:
-            from mnist_mlp.boards import with_board
+            events = run_events(loaded, run_dir, dry_run=dry_run, resume=bool(resume), stop=stop)
+            if tensorboard and rank() == 0:
+                from mnist_mlp.boards import with_board
 
-            events = with_board(events)
-        result = show_run(console, events)
+                events = with_board(events)
+            result = show_run(console, events)
+        if loaded.report and result.run_dir:
+            from mnist_mlp.checkpoint import load_checkpoint
+            from mnist_mlp.report import report_on
+            from mnist_mlp.run import load_config_dataset
+
+            page = report_on(load_checkpoint(result.run_dir), load_config_dataset(loaded))
+            console.print(f"report in {page}")
     if json_ and rank() == 0:
         _print_json(result.to_json())
 
@@ -433,7 +441,8 @@ def report(
     """Draw a run's pictures, with their numbers beside them, and its page, report.html."""
     with open_console(False, quiet) as console:
         from mnist_mlp.checkpoint import load_checkpoint
-        from mnist_mlp.run import cpu_threads, load_config_dataset, newest_run, report_on
+        from mnist_mlp.report import report_on
+        from mnist_mlp.run import cpu_threads, load_config_dataset, newest_run
 
         checkpoint = load_checkpoint(target or newest_run(), best=best)
         data = load_config_dataset(checkpoint.config, root or os.environ.get(DATA_ROOT_VARIABLE))
@@ -460,11 +469,11 @@ def export(
 ) -> None:
     """Write a trained network as a page to explore it, or as a file for other programs."""
     with open_console(False, quiet) as console:
-        from mnist_mlp.checkpoint import load_checkpoint
+        from mnist_mlp.checkpoint import load_checkpoint, run_of
         from mnist_mlp.export.graph import export_onnx, export_program
         from mnist_mlp.export.page import export_html
         from mnist_mlp.export.weights import export_safetensors
-        from mnist_mlp.run import load_config_dataset, metrics_of, newest_run, run_of
+        from mnist_mlp.run import load_config_dataset, metrics_of, newest_run
 
         checkpoint = load_checkpoint(target or newest_run(), best=best)
         name = (run_of(checkpoint) or checkpoint.path.with_suffix("")).absolute().name

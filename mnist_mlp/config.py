@@ -98,7 +98,7 @@ class ModelConfig(Section):
     activation: Literal["relu", "identity", "tanh", "sigmoid", "gelu"] = "relu"
     """The function between layers, element by element."""
     batch_norm: bool = False
-    """Normalise each hidden layer's z by its batch while training; folded into the layer after."""
+    """Normalise each hidden layer's z by its batch while training; folded into W and b when saved."""
 
     @field_validator("layer_sizes")
     @classmethod
@@ -212,7 +212,7 @@ class Config(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     """When the network is saved."""
     report: bool = False
-    """Draw the run's pictures and its page at the end, as `mnist-mlp report` does."""
+    """`mnist-mlp train` ends with the run's pictures and page, as `mnist-mlp report` draws them."""
 
     @field_validator("train")
     @classmethod

@@ -29,7 +29,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mnist_mlp.checkpoint import Checkpoint
+from mnist_mlp.checkpoint import Checkpoint, run_of
 from mnist_mlp.data import Dataset, Split, to_images
 from mnist_mlp.evaluate import CHUNK, DigitScores, evaluate_model
 from mnist_mlp.loss import softmax
@@ -201,8 +201,7 @@ def run_name(checkpoint: Checkpoint) -> str:
 
     Short and of printable characters whatever the folder is called.
     """
-    folder = checkpoint.path.absolute().parent
-    name = folder.parent.name if folder.name == "checkpoints" else checkpoint.path.stem
+    name = (run_of(checkpoint) or checkpoint.path.with_suffix("")).absolute().name
     name = "".join(c if c.isprintable() else "?" for c in name)
     return name if len(name) <= 60 else name[:59] + "…"
 

@@ -88,15 +88,13 @@ def show_run(console: Console, events: Iterator["RunEvent"]) -> "RunResult":
         task = bar.add_task("loading", total=None, rate="")
         for event in events:
             if isinstance(event, RunStart):
-                config, epochs = event.config, event.config.train.epochs
+                epochs = event.config.train.epochs
                 bar.update(task, description="", total=epochs * event.examples["train"])
                 _show_start(console, event)
             elif isinstance(event, EpochResult):
                 _show_epoch(console, event, epochs)
             elif isinstance(event, RunResult):
                 _show_result(console, event)
-                if event.run_dir and config.report:
-                    console.print(f"report in {event.run_dir / 'report.html'}")
             else:
                 speed = bar.tasks[task].speed
                 bar.update(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mnist_mlp.backprop import autograd, chain_rule, is_linear_relu_stack
-from mnist_mlp.checkpoint import TRAINING_PREFIX, Checkpoint, weights_sha256
+from mnist_mlp.checkpoint import TRAINING_PREFIX, Checkpoint, run_of, weights_sha256
 from mnist_mlp.config import LESSON_LAYER_SIZES
 from mnist_mlp.data import Dataset, to_images
 from mnist_mlp.evaluate import Evaluation, evaluate_model
@@ -28,6 +28,7 @@ from mnist_mlp.loss import cross_entropy
 from mnist_mlp.model import LESSON_PARAMETERS, build_mlp, count_parameters
 from mnist_mlp.optimizer import build_optimizer
 from mnist_mlp.plots import Picture, draw_pictures, probabilities, run_name
+from mnist_mlp.run import metrics_of
 from mnist_mlp.train import EpochResult
 
 HEAVY = 200_000
@@ -80,6 +81,22 @@ def write_report(
     html = _page(checkpoint, data, rows, shown)
     write_atomically(page, html.encode(errors="replace"))
     return written
+
+
+def report_on(checkpoint: Checkpoint, data: Dataset, folder: Path | None = None) -> Path:
+    """Draw the pictures of a checkpoint and its page, `report.html`.
+
+    Args:
+        checkpoint: From `load_checkpoint`.
+        data: The one of its config, on the CPU.
+        folder: Where to; by default its run directory, or a new folder where it lies in none.
+
+    Returns:
+        The page.
+    """
+    folder = folder or run_of(checkpoint) or Path(f"{checkpoint.path.stem}-report")
+    rows = metrics_of(checkpoint)
+    return write_report(checkpoint, data, rows, folder / "plots", folder / "report.html")[0]
 
 
 # The lesson's checks

@@ -37,6 +37,7 @@ from mnist_mlp.checkpoint import (
     load_checkpoint,
     newest_good_checkpoint,
     other_networks,
+    run_of,
     save_checkpoint,
     weights_sha256,
     whole_epochs,
@@ -189,34 +190,7 @@ def run_events(
                 remember_run_directory(str(directory))
             told_by_rank_0(checkpoint.path.read_bytes() if checkpoint else b"", device)
             run = _Run(config, data, directory, None if dry_run else directory)
-            for event in run.events(checkpoint, stop):
-                if isinstance(event, RunResult) and config.report and not dry_run:
-                    report_on(load_checkpoint(directory), data.to(torch.device("cpu")))
-                yield event
-
-
-def report_on(checkpoint: Checkpoint, data: Dataset, folder: Path | None = None) -> Path:
-    """Draw the pictures of a checkpoint and its page, `report.html`.
-
-    Args:
-        checkpoint: From `load_checkpoint`.
-        data: The one of its config, on the CPU.
-        folder: Where to; by default its run directory, or a new folder where it lies in none.
-
-    Returns:
-        The page.
-    """
-    from mnist_mlp.report import write_report  # which takes a second to import
-
-    folder = folder or run_of(checkpoint) or Path(f"{checkpoint.path.stem}-report")
-    rows = metrics_of(checkpoint)
-    return write_report(checkpoint, data, rows, folder / "plots", folder / "report.html")[0]
-
-
-def run_of(checkpoint: Checkpoint) -> Path | None:
-    """The run directory in which a checkpoint lies; None where it lies in none."""
-    folder = checkpoint.path.parent
-    return folder.parent if folder.name == "checkpoints" else None
+            yield from run.events(checkpoint, stop)
 
 
 def metrics_of(checkpoint: Checkpoint) -> list[EpochResult]:

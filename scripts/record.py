@@ -1,7 +1,7 @@
 """How accurate the lesson's 109,386 parameters can be: the table of the README, made anew.
 
-    python scripts/record.py --root data --folder record            # two hours of one core
-    python scripts/record.py --root data --folder record --jobs 2   # two seeds at once
+    python scripts/record.py --root data --folder record            # about half an hour of one core
+    python scripts/record.py --root data --folder record --jobs 2   # two runs at once
 
 Each row is a config, or best.yaml with something left out, trained with several seeds. The test set
 is looked at once in each run, at its end, and chooses nothing. What is finished is not trained
