@@ -98,7 +98,7 @@ class ModelConfig(Section):
     activation: Literal["relu", "identity", "tanh", "sigmoid", "gelu"] = "relu"
     """The function between layers, element by element."""
     batch_norm: bool = False
-    """Normalise each hidden layer's z by its batch while training; folded into W and b when saved."""
+    """Normalise each hidden layer's z by its batch while training; saved folded into W and b."""
 
     @field_validator("layer_sizes")
     @classmethod
