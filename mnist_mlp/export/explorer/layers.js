@@ -1,6 +1,5 @@
 // Panel 2: the layers as living pictures, and one neuron's arithmetic.
 
-const layerName = (k) => `layer${k + 1}`;
 const STRONGEST = 14; // connections that are drawn to the chosen neuron, and half of them from it
 
 function layersPanel() {
