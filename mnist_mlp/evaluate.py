@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mnist_mlp.data import to_images
+from mnist_mlp.loss import cross_entropies
 
 CHUNK = 2_000
 """Images of one forward pass; it bounds memory and does not change the result but by rounding."""
@@ -66,7 +66,7 @@ def evaluate_model(model: nn.Module, pixels: Tensor, labels: Tensor) -> Evaluati
     cells = []
     for x, y in zip(torch.split(pixels, CHUNK), torch.split(labels, CHUNK), strict=True):
         logits = model(to_images(x))  # (B, C)
-        loss += F.cross_entropy(logits, y, reduction="none").sum(dtype=torch.float64)
+        loss += cross_entropies(logits, y).sum(dtype=torch.float64)
         cells.append(y * logits.shape[1] + logits.argmax(dim=1))  # row-major index of the cell
     model.train(training)
     classes = logits.shape[1]

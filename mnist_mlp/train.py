@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from itertools import chain, islice, repeat
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -19,6 +18,7 @@ from mnist_mlp.config import CLASSES
 from mnist_mlp.data import Dataset, epoch_order
 from mnist_mlp.errors import DivergedError
 from mnist_mlp.evaluate import evaluate_model
+from mnist_mlp.loss import cross_entropies
 from mnist_mlp.updates import TorchUpdates, Updates
 
 PROGRESS_S = 0.2
@@ -168,7 +168,7 @@ def fit(
                 new = slice(seen, min((batch + 1) * batch_size, examples))
                 updates.settle(logits[new])
                 seen = new.stop
-                losses[new] = F.cross_entropy(logits[new], targets[new], reduction="none")
+                losses[new] = cross_entropies(logits[new], targets[new])
                 correct += int((logits[new].argmax(dim=1) == targets[new]).sum())
                 if len(bad := losses[new].isfinite().logical_not().nonzero()):
                     update = (epoch - 1) * batches + (new.start + int(bad[0])) // batch_size + 1

@@ -220,7 +220,7 @@ def test_the_command_prints_a_table_and_json(run: Callable[..., Outcome]) -> Non
     assert all(len(line) <= 80 for line in table.splitlines())
 
 
-SOFTMAX = "torch.softmax(logits, dim=-1)"
+SOFTMAX = "torch.softmax(logits, dim, out=out)"
 LOSS = "F.cross_entropy(logits, labels)"
 RATE = "lr=rate,\n            momentum"
 MUTATIONS = [
@@ -234,9 +234,9 @@ MUTATIONS = [
     (2, "model.py", "nn.Linear(inputs, outputs)", "nn.Linear(inputs, outputs, bias=False)"),
     (3, "model.py", "(784, 128, 64, 10)", "(784, 128, 32, 10)"),
     (3, "model.py", "for parameter in layer.parameters()", "for parameter in [layer.weight]"),
-    (4, "loss.py", SOFTMAX, "torch.softmax(logits, dim=0)"),
-    (4, "loss.py", SOFTMAX, "torch.softmax(-logits, dim=-1)"),
-    (4, "loss.py", SOFTMAX, "logits.exp() / logits.exp().sum(dim=-1, keepdim=True)"),
+    (4, "loss.py", SOFTMAX, "torch.softmax(logits, 0, out=out)"),
+    (4, "loss.py", SOFTMAX, "torch.softmax(-logits, dim, out=out)"),
+    (4, "loss.py", SOFTMAX, "logits.exp() / logits.exp().sum(dim, keepdim=True)"),
     (5, "loss.py", LOSS, "-F.cross_entropy(logits, labels)"),
     (5, "loss.py", LOSS, "F.cross_entropy(logits, labels, reduction='sum')"),
     (5, "loss.py", LOSS, "F.cross_entropy(logits, labels, label_smoothing=0.1)"),
@@ -254,8 +254,9 @@ MUTATIONS = [
     ),
     (8, "updates.py", "self.optimizer.step()  # Step 7", "pass"),
     (8, "updates.py", "-learning_rates[batch] / len(x)", "-learning_rates[batch]"),
-    (8, "updates.py", "softmax(logits).sub_(y)", "softmax(logits)"),
+    (8, "updates.py", "out=self.dz).sub_(y)", "out=self.dz)"),
     (8, "updates.py", "amax(dim=1).tolist()", "amin(dim=1).tolist()"),
+    (8, "loss.py", 'reduction="none")[0]', 'reduction="none")[0] / 2'),
     (8, "train.py", "for epoch in range(first, epochs + 1)", "for epoch in range(first, 2)"),
     (8, "train.py", "(network, *data.test) if", "(network, *data.train) if"),
     (8, "evaluate.py", "matrix.trace().item() / len(labels)", "matrix.trace().item() / 1000"),

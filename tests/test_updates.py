@@ -72,7 +72,7 @@ def test_in_float64_they_are_the_same_to_13_digits_over_whole_epochs(
     digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where no rounding tips a ReLU over, which in float32 happens now and then."""
-    monkeypatch.setattr(updates_module, "to_images", lambda pixels: (pixels / 255).double())
+    monkeypatch.setattr(updates_module, "to_images", lambda pixels: pixels.double() / 255)
     for batch_size in (50, 128):
         fused, fused_logits = trained(
             FusedUpdates, digits, batch_size, epochs=3, dtype=torch.float64
