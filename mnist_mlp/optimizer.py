@@ -63,7 +63,7 @@ def learning_rates(
     """
     if name == "constant":
         return repeat(learning_rate, updates)
-    carrier = SGD([torch.zeros(1)], lr=learning_rate)  # which a schedule needs to write its rate to
+    carrier = _Carrier(learning_rate)
     schedule: LRScheduler
     if name == "step":
         schedule = StepLR(carrier, step_size=step_updates, gamma=gamma)
@@ -81,13 +81,27 @@ def learning_rates(
     else:
         raise ValueError(f"no schedule is called {name!r}")
 
+    carrier.step()  # a schedule warns where its optimizer never does
+
     def rates() -> Iterator[float]:
         for _ in range(updates):
             yield float(carrier.param_groups[0]["lr"])
-            carrier.step()
             schedule.step()
 
     return rates()
+
+
+class _Carrier(Optimizer):
+    """What a schedule writes its rate to: an optimizer of nothing.
+
+    One that has parameters imports PyTorch's compiler to take them in, which is a second lost.
+    """
+
+    def __init__(self, learning_rate: float) -> None:
+        self.param_groups = [{"lr": learning_rate}]
+
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
+        """Nothing."""
 
 
 class WeightAverage:

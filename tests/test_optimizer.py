@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 import warnings
 from itertools import product
 
@@ -51,6 +53,16 @@ def test_schedules() -> None:
     assert one_cycle.index(max(one_cycle)) == 19
     assert max(one_cycle) == pytest.approx(0.5)
     assert one_cycle[-1] < one_cycle[0] < 0.05
+
+
+def test_a_schedule_does_not_import_the_compiler() -> None:
+    """Which would take longer than an epoch."""
+    schedules = "for name in ('step', 'cosine', 'one_cycle'): list(learning_rates(name, 0.1, 9))"
+    program = (
+        f"import sys\nfrom mnist_mlp.optimizer import learning_rates\n{schedules}\n"
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
 
 
 def test_one_cycle_takes_any_length_and_warmup() -> None:
