@@ -10,7 +10,10 @@ from torch import Tensor
 
 
 def softmax(logits: Tensor, dim: int = -1, out: Tensor | None = None) -> Tensor:
-    """Probabilities (B, C) of logits (B, C): each in [0, 1], summing to 1 along dim."""
+    """Probabilities (B, C) of logits (B, C): each in [0, 1], summing to 1 along dim.
+
+    Written to `out`, where there is one.
+    """
     return torch.softmax(logits, dim, out=out)
 
 
