@@ -67,7 +67,7 @@ class TorchUpdates:
         optimizer: Of the model's parameters.
         backward: Of the model.
         train: What is learned from.
-        batch: Examples an update.
+        batch_size: Examples an update.
         deformation: Of the images, drawn anew in each epoch.
         average: Kept up to date.
         seed: Of the deformations.
@@ -79,14 +79,14 @@ class TorchUpdates:
         optimizer: Optimizer,
         backward: Backward,
         train: Split,
-        batch: int,
+        batch_size: int,
         *,
         deformation: Deformation | None = None,
         average: WeightAverage | None = None,
         seed: int = 0,
     ) -> None:
         self.model, self.optimizer, self.backward = model, optimizer, backward
-        self.train, self.batch_size = train, batch
+        self.train, self.batch_size = train, batch_size
         self.deformation, self.average, self.seed = deformation, average, seed
 
     def epoch(
@@ -232,14 +232,19 @@ class GraphedUpdates(TorchUpdates):
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: Optimizer, backward: Backward, train: Split, batch: int
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        backward: Backward,
+        train: Split,
+        batch_size: int,
     ) -> None:
-        super().__init__(model, optimizer, backward, train, batch)
+        super().__init__(model, optimizer, backward, train, batch_size)
         examples, device = len(train.labels), train.labels.device
         self.order = torch.empty(examples, dtype=torch.int64, device=device)
-        self.learning_rates = torch.empty(-(-examples // batch), device=device)
+        self.learning_rates = torch.empty(-(-examples // batch_size), device=device)
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
-        self.rows = torch.arange(batch, device=device)
+        self.rows = torch.arange(batch_size, device=device)
         self.logits: Tensor | None = None
         self.replays: dict[int, Callable[[], None]] = {}
 

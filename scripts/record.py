@@ -1,6 +1,6 @@
 """How accurate the lesson's 109,386 parameters can be: the table of the README, made anew.
 
-    python scripts/record.py --root data --folder record            # about half an hour of one core
+    python scripts/record.py --root data --folder record            # under an hour of one core
     python scripts/record.py --root data --folder record --jobs 2   # two runs at once
 
 Each row is a config, or best.yaml with something left out, trained with several seeds. The test set
