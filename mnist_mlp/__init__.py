@@ -19,35 +19,35 @@ __version__ = "0.1.0"
 _HOME = {
     "Config": "config",
     "load_config": "config",
-    "Dataset": "data",
-    "load_dataset": "data",
-    "build_mlp": "model",
-    "count_parameters": "model",
-    "cross_entropy": "loss",
-    "softmax": "loss",
-    "evaluate_model": "evaluate",
-    "fit": "train",
-    "load_checkpoint": "checkpoint",
-    "train_model": "run",
+    "Dataset": "steps.data",
+    "load_dataset": "steps.data",
+    "build_mlp": "steps.model",
+    "count_parameters": "steps.model",
+    "cross_entropy": "steps.loss",
+    "softmax": "steps.loss",
+    "evaluate_model": "steps.evaluate",
+    "fit": "steps.train",
+    "load_checkpoint": "runs.checkpoint",
+    "train_model": "runs.training",
     "MnistMlpError": "errors",
 }
 
 __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
-    from mnist_mlp.checkpoint import load_checkpoint as load_checkpoint
     from mnist_mlp.config import Config as Config
     from mnist_mlp.config import load_config as load_config
-    from mnist_mlp.data import Dataset as Dataset
-    from mnist_mlp.data import load_dataset as load_dataset
     from mnist_mlp.errors import MnistMlpError as MnistMlpError
-    from mnist_mlp.evaluate import evaluate_model as evaluate_model
-    from mnist_mlp.loss import cross_entropy as cross_entropy
-    from mnist_mlp.loss import softmax as softmax
-    from mnist_mlp.model import build_mlp as build_mlp
-    from mnist_mlp.model import count_parameters as count_parameters
-    from mnist_mlp.run import train_model as train_model
-    from mnist_mlp.train import fit as fit
+    from mnist_mlp.runs.checkpoint import load_checkpoint as load_checkpoint
+    from mnist_mlp.runs.training import train_model as train_model
+    from mnist_mlp.steps.data import Dataset as Dataset
+    from mnist_mlp.steps.data import load_dataset as load_dataset
+    from mnist_mlp.steps.evaluate import evaluate_model as evaluate_model
+    from mnist_mlp.steps.loss import cross_entropy as cross_entropy
+    from mnist_mlp.steps.loss import softmax as softmax
+    from mnist_mlp.steps.model import build_mlp as build_mlp
+    from mnist_mlp.steps.model import count_parameters as count_parameters
+    from mnist_mlp.steps.train import fit as fit
 
 
 def __getattr__(name: str) -> Any:

@@ -38,8 +38,8 @@ from mnist_mlp.errors import (
     StoppedError,
     UsageError,
 )
-from mnist_mlp.ranks import processes, rank
-from mnist_mlp.render import (
+from mnist_mlp.updates.ranks import processes, rank
+from mnist_mlp.views.terminal import (
     discard,
     open_console,
     show_claims,
@@ -136,7 +136,7 @@ def train(
     if resume is not None and (run_dir or dry_run):
         raise UsageError("--resume goes on in its own run: leave out --run-dir and --dry-run")
     if resume == "latest":
-        from mnist_mlp.run import newest_run
+        from mnist_mlp.runs.training import newest_run
 
         resume = str(newest_run())
     if resume is not None:
@@ -147,18 +147,18 @@ def train(
     loaded = _load(config, overrides, root, device)
     with open_console(json_, quiet or rank() > 0) as console:
         with _stop_signals() as stop:
-            from mnist_mlp.run import run_events
+            from mnist_mlp.runs.training import run_events
 
             events = run_events(loaded, run_dir, dry_run=dry_run, resume=bool(resume), stop=stop)
             if tensorboard and rank() == 0:
-                from mnist_mlp.boards import with_board
+                from mnist_mlp.views.tensorboard import with_board
 
                 events = with_board(events)
             result = show_run(console, events)
         if loaded.report and result.run_dir:
-            from mnist_mlp.checkpoint import load_checkpoint
-            from mnist_mlp.report import report_on
-            from mnist_mlp.run import load_config_dataset
+            from mnist_mlp.runs.checkpoint import load_checkpoint
+            from mnist_mlp.runs.training import load_config_dataset
+            from mnist_mlp.views.report import report_on
 
             page = report_on(load_checkpoint(result.run_dir), load_config_dataset(loaded))
             console.print(f"report in {page}")
@@ -179,15 +179,15 @@ def evaluate(
 ) -> None:
     """Evaluate a trained network: loss, accuracy, every digit, the confusion matrix."""
     with open_console(json_, quiet) as console:
-        from mnist_mlp.checkpoint import load_checkpoint, weights_sha256
-        from mnist_mlp.evaluate import evaluate_model
-        from mnist_mlp.run import (
+        from mnist_mlp.runs.checkpoint import load_checkpoint, weights_sha256
+        from mnist_mlp.runs.training import (
             cpu_threads,
             load_config_dataset,
             newest_run,
             resolve_device,
             threads_of,
         )
+        from mnist_mlp.steps.evaluate import evaluate_model
 
         place = resolve_device(device or "auto")
         checkpoint = load_checkpoint(target or newest_run(), best=best)
@@ -225,7 +225,7 @@ def count_params(
     loaded = _load("lesson" if config is None else config, overrides)
     import torch
 
-    from mnist_mlp.model import LESSON_PARAMETERS, build_mlp, count_parameters
+    from mnist_mlp.steps.model import LESSON_PARAMETERS, build_mlp, count_parameters
 
     sizes = loaded.model.layer_sizes
     with torch.device("meta"):  # shapes without memory: nothing is computed with it
@@ -262,9 +262,9 @@ def check_the_lesson(
     Exit 0 when this program computes what it should, also where the lesson errs; 1 when not.
     """
     with open_console(json_, quiet) as console:
-        from mnist_mlp.data import has_mnist, load_dataset
-        from mnist_mlp.lesson import check_lesson
-        from mnist_mlp.run import cpu_threads
+        from mnist_mlp.lesson.claims import check_lesson
+        from mnist_mlp.runs.training import cpu_threads
+        from mnist_mlp.steps.data import has_mnist, load_dataset
 
         mnist = _load("mnist", None, root).data
         data = load_dataset("mnist" if has_mnist(mnist.root) else "digits", mnist.root)
@@ -316,11 +316,11 @@ def trace(
     with open_console(json_, quiet) as console:
         import torch
 
-        from mnist_mlp.checkpoint import load_checkpoint
-        from mnist_mlp.data import to_images
-        from mnist_mlp.model import build_mlp
-        from mnist_mlp.run import load_config_dataset, newest_run
-        from mnist_mlp.trace import trace_image
+        from mnist_mlp.lesson.trace import trace_image
+        from mnist_mlp.runs.checkpoint import load_checkpoint
+        from mnist_mlp.runs.training import load_config_dataset, newest_run
+        from mnist_mlp.steps.data import to_images
+        from mnist_mlp.steps.model import build_mlp
 
         if fresh:
             loaded, model = (
@@ -334,7 +334,7 @@ def trace(
             console.print(str(checkpoint.path))
         where: dict[str, Any] = {"dataset": loaded.data.dataset, "split": split, "index": index}
         if image:
-            from mnist_mlp.predict import label_of, predict_file
+            from mnist_mlp.pictures.predict import label_of, predict_file
 
             seen = predict_file(model, image)
             x = to_images(torch.from_numpy(seen.seen.pixels).flatten())
@@ -388,9 +388,9 @@ def predict(
     rows: list[dict[str, Any]] = []
     failures = []
     with open_console(json_, quiet) as console:
-        from mnist_mlp import predict as pictures
-        from mnist_mlp.checkpoint import load_checkpoint
-        from mnist_mlp.run import newest_run
+        from mnist_mlp.pictures import predict as pictures
+        from mnist_mlp.runs.checkpoint import load_checkpoint
+        from mnist_mlp.runs.training import newest_run
 
         named = paths[0].suffix == ".safetensors" or (paths[0] / "checkpoints").is_dir()
         target, images = (paths[0], paths[1:]) if named else (None, paths)
@@ -440,9 +440,9 @@ def report(
 ) -> None:
     """Draw a run's pictures, with their numbers beside them, and its page, report.html."""
     with open_console(False, quiet) as console:
-        from mnist_mlp.checkpoint import load_checkpoint
-        from mnist_mlp.report import report_on
-        from mnist_mlp.run import cpu_threads, load_config_dataset, newest_run
+        from mnist_mlp.runs.checkpoint import load_checkpoint
+        from mnist_mlp.runs.training import cpu_threads, load_config_dataset, newest_run
+        from mnist_mlp.views.report import report_on
 
         checkpoint = load_checkpoint(target or newest_run(), best=best)
         data = load_config_dataset(checkpoint.config, root or os.environ.get(DATA_ROOT_VARIABLE))
@@ -469,11 +469,11 @@ def export(
 ) -> None:
     """Write a trained network as a page to explore it, or as a file for other programs."""
     with open_console(False, quiet) as console:
-        from mnist_mlp.checkpoint import load_checkpoint, run_of
         from mnist_mlp.export.graph import export_onnx, export_program
         from mnist_mlp.export.page import export_html
         from mnist_mlp.export.weights import export_safetensors
-        from mnist_mlp.run import load_config_dataset, metrics_of, newest_run
+        from mnist_mlp.runs.checkpoint import load_checkpoint, run_of
+        from mnist_mlp.runs.training import load_config_dataset, metrics_of, newest_run
 
         checkpoint = load_checkpoint(target or newest_run(), best=best)
         name = (run_of(checkpoint) or checkpoint.path.with_suffix("")).absolute().name
@@ -508,7 +508,7 @@ def runs(
     debug: DebugOption = False,
 ) -> None:
     """List the runs, or show what differs between some: their configs beside their results."""
-    from mnist_mlp.runs import differences, list_runs, summarise
+    from mnist_mlp.runs.listing import differences, list_runs, summarise
 
     found = [summarise(path) for path in targets] if targets else list_runs()
     differ = differences(found) if targets else {}
@@ -569,7 +569,7 @@ def download(
     """Fetch MNIST's four files, unless they are there, and check every byte of them."""
     data = _load(config, None, root).data
     with open_console(json_, quiet) as console:
-        from mnist_mlp.data import MNIST_FILES, fetch_mnist, raw_folder
+        from mnist_mlp.steps.data import MNIST_FILES, fetch_mnist, raw_folder
 
         origins = fetch_mnist(Path(data.root), data.mirrors)
         raw = raw_folder(data.root)

@@ -47,9 +47,9 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
-    from mnist_mlp.data import Dataset
-    from mnist_mlp.evaluate import Evaluation
-    from mnist_mlp.run import RunEvent
+    from mnist_mlp.runs.training import RunEvent
+    from mnist_mlp.steps.data import Dataset
+    from mnist_mlp.steps.evaluate import Evaluation
 
 LEARNING_RATES = {64: 0.1, 512: 0.1, 1: 0.01}
 """The batch sizes, and the learning rate at each."""
@@ -118,13 +118,13 @@ class Task:
     @cached_property
     def order(self) -> Tensor:
         """The order (N,) in which mnist-mlp visits the examples."""
-        from mnist_mlp.data import epoch_order
+        from mnist_mlp.steps.data import epoch_order
 
         return epoch_order(len(self.images), seed=0, epoch=1)
 
     def network(self) -> nn.Sequential:
         """The network before the epoch."""
-        from mnist_mlp.model import build_mlp
+        from mnist_mlp.steps.model import build_mlp
 
         return build_mlp(self.layer_sizes, seed=0)
 
@@ -176,10 +176,10 @@ def mnist_mlp_epoch(task: Task, device: str = "cpu") -> Epoch:
     Timed from row 0, the untrained network's, to the result, less the evaluation of the test set.
     """
     from mnist_mlp.config import load_config
-    from mnist_mlp.evaluate import evaluate_model
-    from mnist_mlp.render import open_console, show_run
-    from mnist_mlp.run import RunResult, RunStart, run_events
-    from mnist_mlp.train import EpochResult
+    from mnist_mlp.runs.training import RunResult, RunStart, run_events
+    from mnist_mlp.steps.evaluate import evaluate_model
+    from mnist_mlp.steps.train import EpochResult
+    from mnist_mlp.views.terminal import open_console, show_run
 
     evaluating = 0.0
     marks: dict[str, float] = {}
@@ -212,8 +212,8 @@ def mnist_mlp_epoch(task: Task, device: str = "cpu") -> Epoch:
     config = load_config("lesson", [*task.overrides(), *settings])
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch("mnist_mlp.run.load_config_dataset", load),
-        mock.patch("mnist_mlp.train.evaluate_model", evaluate),
+        mock.patch("mnist_mlp.runs.training.load_config_dataset", load),
+        mock.patch("mnist_mlp.steps.train.evaluate_model", evaluate),
         # A terminal, as far as rich can tell: the live display is drawn, and thrown away.
         mock.patch.dict(os.environ, {"FORCE_COLOR": "1", "TERM": "xterm-256color"}),
         Path(os.devnull).open("w") as terminal,
@@ -354,7 +354,7 @@ def _jax_epoch(root: str, batch_size: int) -> tuple[float, Any, float]:
 @cache
 def _compiled(root: str, batch_size: int) -> tuple[Callable[[], Any], float]:
     """From nothing to [(W (inputs, outputs), b), ...] after the epoch; seconds to compile."""
-    from mnist_mlp.data import load_dataset
+    from mnist_mlp.steps.data import load_dataset
 
     os.environ["JAX_PLATFORMS"] = "cpu"
     jax: Any = import_module("jax")  # by name: it need not be installed, nor its types
@@ -673,7 +673,7 @@ def plain_script(
 def seeds(name: str, root: str, count: int = 5) -> Measured | None:
     """What a config reaches, a seed after the other; None where there is no such config."""
     from mnist_mlp.config import bundled_configs, load_config
-    from mnist_mlp.run import RunResult, run_events
+    from mnist_mlp.runs.training import RunResult, run_events
 
     if name not in bundled_configs():
         typer.echo(f"There is no bundled config called {name}: no accuracy run.\n")
@@ -776,7 +776,7 @@ def benchmark(
     """Measure mnist-mlp beside what else one could use."""
     if context.invoked_subcommand:
         return
-    from mnist_mlp.data import load_dataset
+    from mnist_mlp.steps.data import load_dataset
 
     began = time.perf_counter()
     rounds = min(rounds, 3) if quick else rounds

@@ -44,26 +44,27 @@ import torch
 import typer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from mnist_mlp import data, files
-from mnist_mlp import run as run_module
-from mnist_mlp import train as train_module
-from mnist_mlp import updates as updates_module
+from mnist_mlp import files
 from mnist_mlp.__main__ import STOP_SIGNALS
 from mnist_mlp.__main__ import main as program
-from mnist_mlp.checkpoint import (
+from mnist_mlp.config import load_config
+from mnist_mlp.errors import CheckpointError, DataError
+from mnist_mlp.runs import training as run_module
+from mnist_mlp.runs.checkpoint import (
     MAX_HEADER_BYTES,
     list_checkpoints,
     load_checkpoint,
     whole_epochs,
 )
-from mnist_mlp.config import load_config
-from mnist_mlp.errors import CheckpointError, DataError
-from mnist_mlp.run import train_model
+from mnist_mlp.runs.training import train_model
+from mnist_mlp.steps import data
+from mnist_mlp.steps import train as train_module
+from mnist_mlp.updates import fused as updates_module
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
-        "mnist_mlp.cli", "mnist_mlp.run", "sklearn.datasets", "sklearn.model_selection",
+        "mnist_mlp.cli", "mnist_mlp.runs.training", "sklearn.datasets", "sklearn.model_selection",
         "torchvision.datasets.mnist",
     ]
 )  # fmt: skip

@@ -27,11 +27,11 @@ import typer
 sys.path.insert(0, str(Path(__file__).parent.parent))  # for the other scripts
 
 from mnist_mlp import load_config, load_dataset
-from mnist_mlp.augment import Deformation
-from mnist_mlp.backprop import autograd
-from mnist_mlp.model import build_mlp
-from mnist_mlp.optimizer import build_optimizer
-from mnist_mlp.run import RunResult, cpu_threads, run_events, train_model
+from mnist_mlp.runs.training import RunResult, cpu_threads, run_events, train_model
+from mnist_mlp.steps.augment import Deformation
+from mnist_mlp.steps.backprop import autograd
+from mnist_mlp.steps.model import build_mlp
+from mnist_mlp.steps.optimizer import build_optimizer
 from scripts.benchmark import plain_epoch, plain_loader, plain_network
 
 

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from mnist_mlp import cli, data
+from mnist_mlp import cli
+from mnist_mlp.steps import data
 
 REPOSITORY = Path(__file__).parent.parent
 

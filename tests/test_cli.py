@@ -192,7 +192,7 @@ def test_a_fault_of_ours_is_exit_1_and_says_so(run: Run, monkeypatch: pytest.Mon
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("oops")
 
-    monkeypatch.setattr("mnist_mlp.run.run_events", fail)
+    monkeypatch.setattr("mnist_mlp.runs.training.run_events", fail)
     outcome = run(*QUICK)
     assert outcome.code == 1
     assert outcome.err == (

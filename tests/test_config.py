@@ -260,7 +260,7 @@ def test_ignored_settings() -> None:
 
 
 def test_training_examples_are_those_of_the_data_sets() -> None:
-    from mnist_mlp.data import load_dataset
+    from mnist_mlp.steps.data import load_dataset
 
     assert len(load_dataset("digits").train.labels) == TRAINING_EXAMPLES["digits"]
     assert TRAINING_EXAMPLES["mnist"] == 60_000

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mnist_mlp.checkpoint import ZEROS, Checkpoint, fill_digest
-from mnist_mlp.data import to_images
 from mnist_mlp.errors import CheckFailedError, UsageError
 from mnist_mlp.export.weights import describe
 from mnist_mlp.files import write_atomically
+from mnist_mlp.runs.checkpoint import ZEROS, Checkpoint, fill_digest
+from mnist_mlp.steps.data import to_images
 
 CHECKED_IMAGES = 1_000
 TOLERANCE = 2e-6

@@ -1,7 +1,7 @@
 """A run as a page that shows its network thinking and learning: one file that needs nothing else.
 
 The page's parts lie in the folder explorer, as they are written: a template, a style sheet and
-plain JavaScript, whose mathematics (network.js) is `mnist_mlp.backprop`'s. Here they are joined
+plain JavaScript, whose mathematics (network.js) is `steps.backprop`'s. Here they are joined
 with a network's own numbers, and with PyTorch's answers, by which the page checks itself when it
 opens.
 """
@@ -22,16 +22,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mnist_mlp.backprop import chain_rule, is_linear_relu_stack
-from mnist_mlp.checkpoint import Checkpoint, weights_sha256
 from mnist_mlp.config import CLASSES
-from mnist_mlp.data import Dataset, Split, to_images
 from mnist_mlp.errors import UsageError
-from mnist_mlp.evaluate import evaluate_model
 from mnist_mlp.files import write_atomically
-from mnist_mlp.lesson import gradients
-from mnist_mlp.plots import run_name
-from mnist_mlp.train import EpochResult
+from mnist_mlp.lesson.claims import gradients
+from mnist_mlp.runs.checkpoint import Checkpoint, weights_sha256
+from mnist_mlp.steps.backprop import chain_rule, is_linear_relu_stack
+from mnist_mlp.steps.data import Dataset, Split, to_images
+from mnist_mlp.steps.evaluate import evaluate_model
+from mnist_mlp.steps.train import EpochResult
+from mnist_mlp.views.plots import run_name
 
 MAX_BYTES = 1_200_000
 """Of the whole page."""

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import safetensors.torch
 
-from mnist_mlp.checkpoint import ZEROS, Checkpoint, fill_digest, weights_sha256
 from mnist_mlp.config import CLASSES
 from mnist_mlp.files import write_atomically
+from mnist_mlp.runs.checkpoint import ZEROS, Checkpoint, fill_digest, weights_sha256
 
 INPUT = "float32 pixels in [0, 1], bright ink on black, 28 rows of 28"
 """What every network of ours takes; as (batch, 784), (batch, 28, 28) or (batch, 1, 28, 28)."""

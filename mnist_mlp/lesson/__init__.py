@@ -1,0 +1,1 @@
+"""The lesson on real numbers: its claims checked, and one image taken through its steps."""

@@ -1,0 +1,1 @@
+"""A person's own picture of a digit: read, prepared and classified."""

@@ -1,0 +1,1 @@
+"""The lesson's eight steps: a whole trainer by itself, to be read from data to evaluate."""

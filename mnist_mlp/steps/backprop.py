@@ -1,0 +1,76 @@
+"""Step 6: ∂L/∂W₁ = ∂L/∂z₃ · ∂z₃/∂a₂ · ∂a₂/∂z₂ · ∂z₂/∂a₁ · ∂a₁/∂z₁ · ∂z₁/∂W₁.
+
+The chain rule, backward from the loss, for a whole batch: by hand for any stack of Linear and
+ReLU, and by PyTorch's autograd for the rest. Both leave each parameter's gradient in its `.grad`.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from mnist_mlp.steps.loss import cross_entropy, softmax
+
+Backward = Callable[[Tensor, Tensor], Tensor]
+"""From images (B, D) and labels (B,) to the logits (B, C), detached."""
+
+
+def autograd(model: nn.Module) -> Backward:
+    """Gradients by PyTorch's automatic differentiation, for any model."""
+
+    def backward(images: Tensor, labels: Tensor) -> Tensor:
+        model.zero_grad(set_to_none=True)
+        logits: Tensor = model(images)
+        cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]
+        return logits.detach()
+
+    return backward
+
+
+def chain_rule(model: nn.Sequential) -> Backward:
+    """Gradients by the lesson's own formula, for what `is_linear_relu_stack` accepts.
+
+    Raises:
+        ValueError: The model is of another kind.
+    """
+    if not is_linear_relu_stack(model):
+        raise ValueError("the chain rule by hand covers Linear and ReLU in turn; use autograd")
+    layers = [module for module in model if isinstance(module, nn.Linear)]
+    weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    one_hot = torch.eye(layers[-1].out_features).to(weights[0])  # row k: y of label k
+
+    @torch.no_grad()
+    def backward(images: Tensor, labels: Tensor) -> Tensor:
+        # Forward. activations[k] is the input of layer k+1: x, a₁, a₂ of shape (B, inputs).
+        activations = [images.flatten(1)]
+        for W, b in zip(weights[:-1], biases[:-1], strict=True):
+            activations.append(torch.addmm(b, activations[-1], W.t()).relu_())  # ReLU(W·a + b)
+        logits = torch.addmm(biases[-1], activations[-1], weights[-1].t())  # (B, C)
+
+        # ∂L/∂softmax · ∂softmax/∂z of the last layer is p − y; the loss is a mean over B.
+        dz = (softmax(logits) - one_hot[labels]).div_(len(labels))
+        for k in range(len(layers) - 1, -1, -1):
+            W, b, a = weights[k], biases[k], activations[k]
+            torch.mm(dz.t(), a, out=W.grad)  # ∂z/∂W is the layer's input
+            torch.sum(dz, dim=0, out=b.grad)  # ∂z/∂b is 1
+            if k > 0:
+                da = dz @ W  # ∂z/∂a of the layer before is W
+                dz = torch.where(a > 0, da, 0)  # ∂a/∂z is 1 where the neuron fired, else 0
+        return logits
+
+    return backward
+
+
+def is_linear_relu_stack(model: nn.Module) -> bool:
+    """Whether a model is Flatten, then Linear and ReLU in turn, ending in Linear, all with bias."""
+    modules = list(model.children())
+    linear, relu = modules[1::2], modules[2::2]
+    return (
+        isinstance(model, nn.Sequential)
+        and len(modules) % 2 == 0
+        and type(modules[0]) is nn.Flatten
+        and all(type(module) is nn.Linear and module.bias is not None for module in linear)
+        and all(type(module) is nn.ReLU for module in relu)
+    )

@@ -1,0 +1,79 @@
+"""Step 8's last line: loss and accuracy on examples the network does not learn from."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mnist_mlp.steps.data import to_images
+from mnist_mlp.steps.loss import cross_entropies
+
+CHUNK = 2_000
+"""Images of one forward pass; it bounds memory and does not change the result but by rounding."""
+
+
+@dataclass(frozen=True)
+class DigitScores:
+    """How well one digit is told from the others; a ratio with nothing below it is 0."""
+
+    digit: int
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Sums over examples, divided by examples."""
+
+    examples: int
+    loss: float
+    accuracy: float
+    confusion_matrix: list[list[int]]
+
+    @property
+    def per_class(self) -> list[DigitScores]:
+        """Precision, recall, F1 and support of each digit, from the confusion matrix."""
+        scores = []
+        for digit, row in enumerate(self.confusion_matrix):
+            correct, support = row[digit], sum(row)
+            predicted = sum(other[digit] for other in self.confusion_matrix)
+            scores.append(
+                DigitScores(
+                    digit=digit,
+                    precision=correct / predicted if predicted else 0.0,
+                    recall=correct / support if support else 0.0,
+                    f1=2 * correct / (predicted + support) if predicted + support else 0.0,
+                    support=support,
+                )
+            )
+        return scores
+
+
+@torch.no_grad()
+def evaluate_model(model: nn.Module, pixels: Tensor, labels: Tensor) -> Evaluation:
+    """Mean cross-entropy (nats), accuracy and confusion matrix (rows true, columns predicted).
+
+    Args:
+        model: From images (B, D) to logits (B, C).
+        pixels: (N, D), bytes or images in [0, 1].
+        labels: (N,).
+    """
+    training = model.training
+    model.eval()
+    loss = torch.zeros((), dtype=torch.float64, device=labels.device)
+    cells = []
+    for x, y in zip(torch.split(pixels, CHUNK), torch.split(labels, CHUNK), strict=True):
+        logits = model(to_images(x))  # (B, C)
+        loss += cross_entropies(logits, y).sum(dtype=torch.float64)
+        cells.append(y * logits.shape[1] + logits.argmax(dim=1))  # row-major index of the cell
+    model.train(training)
+    classes = logits.shape[1]
+    matrix = torch.cat(cells).bincount(minlength=classes**2).view(classes, classes)
+    return Evaluation(
+        examples=len(labels),
+        loss=loss.item() / len(labels),
+        accuracy=matrix.trace().item() / len(labels),
+        confusion_matrix=matrix.tolist(),
+    )

@@ -1,0 +1,1 @@
+"""Faster and wider ways to make the updates that `steps` makes."""

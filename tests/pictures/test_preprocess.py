@@ -1,0 +1,122 @@
+"""The samples' arrays are what the explorer page is held to as well."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mnist_mlp.errors import ImageError
+from mnist_mlp.pictures.predict import read_grey
+from mnist_mlp.pictures.preprocess import Grey, centre, find_ink, see, shrink, thicken
+from tests.conftest import REPOSITORY
+
+SAMPLES = REPOSITORY / "tests" / "samples"
+EXPECTED = json.loads((SAMPLES / "expected.json").read_text())
+
+
+def stroke(height: int = 120, width: int = 100, thickness: int = 10) -> Grey:
+    """Ink of a seven's shape, the paper 0."""
+    ink = np.zeros((height, width))
+    ink[20 : 20 + thickness, 20:80] = 1
+    for y in range(20, 100):
+        x = 80 - (y - 20) // 2
+        ink[y, x - thickness : x] = 1
+    return ink
+
+
+def test_every_sample_has_its_array() -> None:
+    assert sorted(EXPECTED) == sorted(path.name for path in SAMPLES.glob("*.png"))
+    assert len(EXPECTED) >= 8
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_samples(name: str) -> None:
+    seen = see(read_grey(SAMPLES / name)).pixels.astype(int)
+    assert np.abs(seen.ravel() - EXPECTED[name]).max() <= 1
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_what_was_seen_is_as_mnist_has_it(name: str) -> None:
+    image = np.array(EXPECTED[name]).reshape(28, 28)
+    sides = [np.ptp(np.flatnonzero(image.any(axis=axis))) + 1 for axis in (0, 1)]
+    assert max(sides) in (19, 20)  # a faint row at the end may round to nothing
+    assert image.max() == 255
+    for axis in (0, 1):
+        middle = image.sum(axis=axis) @ (np.arange(28) + 0.5) / image.sum()
+        assert 14 <= middle < 15.01
+
+
+def test_the_middle_of_an_image_of_one_stroke_is_where_mnist_has_it() -> None:
+    box = np.ones((20, 4))
+    rows, columns = np.nonzero(centre(box))
+    assert (rows.min(), rows.max()) == (4, 23)
+    assert (columns.min(), columns.max()) == (12, 15)
+
+
+def test_a_box_that_is_all_on_one_side_stays_whole() -> None:
+    box = np.zeros((20, 20))
+    box[-1] = 1
+    box[0, 0] = 0.01
+    assert centre(box).any(axis=1).sum() == 2
+
+
+def test_invert() -> None:
+    ink = stroke()
+    light, dark = see(ink), see(1 - ink)
+    assert (light.pixels == dark.pixels).all()
+    assert (see(1 - ink, "yes").pixels == dark.pixels).all()
+    assert (see(ink, "no").pixels == light.pixels).all()
+    with pytest.raises(ImageError, match="blank"):
+        see(ink, "yes")
+
+
+def test_uneven_light_is_told_from_ink() -> None:
+    ink = stroke()
+    y, x = (np.linspace(-1, 1, n) for n in ink.shape)
+    paper = 0.6 + 0.2 * x + 0.1 * y[:, None] - 0.1 * x * x
+    found = find_ink(paper * (1 - 0.8 * ink))
+    assert np.abs(found - ink).max() < 0.1
+
+
+def test_dust_is_left_out_and_a_dot_of_a_stroke_is_not() -> None:
+    ink = stroke()
+    ink[3:5, 3:5] = 1
+    assert find_ink(ink)[3:5, 3:5].max() == 0
+    ink[100:112, 80:92] = 1
+    assert find_ink(ink)[105, 85] == 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (2, 2), (28, 28), (300, 200)])
+def test_blank(shape: tuple[int, int]) -> None:
+    for grey in (0.0, 0.5, 1.0):
+        with pytest.raises(ImageError, match="blank"):
+            see(np.full(shape, grey))
+
+
+def test_noise_alone_is_blank() -> None:
+    noise = np.random.default_rng(0).normal(0.5, 0.05, (200, 200))
+    with pytest.raises(ImageError, match="blank"):
+        see(noise)
+
+
+def test_thin_strokes_become_as_thick_as_mnists() -> None:
+    thin, thick = stroke(thickness=2), stroke(thickness=10)
+    assert see(thin).pixels.sum() > 0.7 * see(thick).pixels.sum()
+    crop = thick[20:100, 20:80]
+    assert thicken(crop) is crop
+
+
+def test_shrinking_keeps_the_mean_of_every_block() -> None:
+    grey = np.arange(35.0).reshape(5, 7)
+    small = shrink(grey, 3)
+    assert small.shape == (2, 3)
+    assert small[0, 0] == grey[:3, :3].mean()
+    assert small[1, 2] == grey[3:, 6:].mean()
+    assert shrink(grey, 1) is grey
+
+
+@pytest.mark.parametrize("shape", [(1, 4000), (5000, 1), (2, 900), (3, 3)])
+def test_odd_shapes_are_read_or_blank(shape: tuple[int, int]) -> None:
+    grey = np.zeros(shape)
+    grey[shape[0] // 2, shape[1] // 2] = 1
+    assert see(grey).pixels.shape == (28, 28)

@@ -1,0 +1,433 @@
+"""A run that was stopped, killed or damaged goes on exactly where it was."""
+
+import fcntl
+import json
+import os
+import pty
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from mnist_mlp.config import Config, load_config
+from mnist_mlp.errors import CheckpointError, DataError, RunInUseError, StoppedError, UsageError
+from mnist_mlp.runs import training as run_module
+from mnist_mlp.runs.checkpoint import list_checkpoints, load_checkpoint, weights_sha256
+from mnist_mlp.runs.training import RunResult, load_config_dataset, run_events, train_model
+from mnist_mlp.steps import train
+from mnist_mlp.steps.data import Dataset, Split, epoch_order
+from mnist_mlp.steps.evaluate import evaluate_model
+from tests.conftest import Outcome, program
+
+
+def digits(*overrides: str) -> Config:
+    return load_config("digits", ["train.epochs=3", "train.batch_size=100", *overrides])
+
+
+def rows(run_dir: Path) -> list[dict[str, float]]:
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) | {"seconds": 0} for line in lines]
+
+
+def resumed(config: Config, run_dir: str) -> RunResult:
+    *_, result = run_events(config, run_dir, resume=True)
+    assert isinstance(result, RunResult)
+    return result
+
+
+def stopped_after(asked: int, config: Config, run_dir: str, resume: bool = False) -> None:
+    """Run until it has asked so often whether to stop: once for each event."""
+    count = 0
+
+    def stop() -> int | None:
+        nonlocal count
+        count += 1
+        return signal.SIGTERM if count > asked else None
+
+    with pytest.raises(StoppedError, match=rf"--resume {run_dir}") as error:
+        list(run_events(config, run_dir, resume=resume, stop=stop))
+    assert error.value.exit_code == 143
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9])
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("amounts", [(), ("augment.rotation=9", "augment.elastic=0.3")])
+def test_what_is_gone_in_the_end_is_resumed_too(
+    amounts: tuple[str, ...], batch_norm: bool, average: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "PROGRESS_S", 0)
+    config = digits(
+        *amounts, f"model.batch_norm={str(batch_norm).lower()}", f"optimizer.average={average}",
+        "optimizer.name=adamw", "optimizer.learning_rate=0.003", "data.validation=100",
+    )  # fmt: skip
+    whole = train_model(config, "whole")
+    stopped_after(5, config, "parts")
+    stopped_after(14, config, "parts", resume=True)
+    stopped_after(3, config, "parts", resume=True)
+    assert resumed(config, "parts").weights_sha256 == whole.weights_sha256
+    assert rows(Path("parts")) == rows(Path("whole"))
+    checkpoint = load_checkpoint("whole")
+    assert weights_sha256(checkpoint.model) == whole.weights_sha256
+    evaluation = evaluate_model(checkpoint.model, *load_config_dataset(config).test)
+    assert evaluation.accuracy == whole.test_accuracy
+    kinds = {name.split(".")[0] for name in checkpoint.training}
+    expected = {"model"} if batch_norm or average else set()
+    assert kinds - {"optimizer"} == expected | ({"average"} if batch_norm and average else set())
+    names = [f"layer{k}.{kind}" for k in (1, 2, 3) for kind in ("weight", "bias")]
+    assert list(checkpoint.model.state_dict()) == names
+
+
+@pytest.mark.parametrize("backward", ["chain_rule", "autograd"])
+@pytest.mark.parametrize("schedule", ["constant", "step", "cosine", "one_cycle"])
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov", "adam", "adamw"])
+def test_stopped_anywhere_and_resumed_is_bit_for_bit_the_same(
+    optimizer: str, schedule: str, backward: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "PROGRESS_S", 0)
+    overrides = {
+        "sgd": [],
+        "momentum": ["optimizer.momentum=0.9"],
+        "nesterov": ["optimizer.momentum=0.9", "optimizer.nesterov=true"],
+        "adam": ["optimizer.name=adam"],
+        "adamw": ["optimizer.name=adamw"],
+    }[optimizer]
+    config = digits(
+        f"schedule.name={schedule}", "schedule.step_epochs=1", f"train.backward={backward}",
+        "optimizer.learning_rate=0.01", "data.validation=137", *overrides,
+    )  # fmt: skip
+    whole = train_model(config, "whole")
+    # An epoch is 13 updates: in the first epoch, at an epoch's last update, in a later epoch.
+    stopped_after(random.Random(optimizer + schedule + backward).randrange(1, 13), config, "parts")
+    stopped_after(13, config, "parts", resume=True)
+    stopped_after(9, config, "parts", resume=True)
+    result = resumed(config, "parts")
+    assert result.weights_sha256 == whole.weights_sha256
+    assert rows(Path("parts")) == rows(Path("whole"))
+    assert (result.train_loss, result.updates) == (whole.train_loss, whole.updates)
+
+
+def test_stopped_before_the_first_update_or_dry_there_is_nothing_to_go_on_with() -> None:
+    for dry_run in (False, True):
+        events = run_events(digits(), dry_run=dry_run, stop=lambda: signal.SIGINT)
+        with pytest.raises(StoppedError, match=r"^stopped by SIGINT after update \d+$") as error:
+            list(events)
+        assert error.value.exit_code == 130
+    assert list(Path().glob("runs/*/checkpoints/*")) == []
+
+
+def test_a_finished_run_can_be_resumed_for_more_epochs() -> None:
+    longer = train_model(digits("train.epochs=5"), "longer")
+    short = train_model(digits(), "short")
+    assert resumed(digits(), "short").weights_sha256 == short.weights_sha256
+    assert resumed(digits("train.epochs=5"), "short").weights_sha256 == longer.weights_sha256
+    assert rows(Path("short")) == rows(Path("longer"))
+
+
+def test_a_run_without_a_checkpoint_starts_over() -> None:
+    events = run_events(digits(), "here")
+    next(events)
+    next(events)
+    events.close()
+    assert resumed(digits(), "here").weights_sha256 == train_model(digits()).weights_sha256
+
+
+def test_what_may_not_change_is_refused_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    train_model(digits(), "run")
+    for override, message in [
+        ("optimizer.learning_rate=0.2", "optimizer.learning_rate: 0.1 in the run, 0.2 now"),
+        ("seed=1", "seed: 0 in the run, 1 now"),
+        ("train.epochs=2", "train.epochs: 2, but 3 are done already"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            resumed(digits(override), "run")
+    train_model(digits("schedule.name=cosine"), "cosine")
+    with pytest.raises(UsageError, match=r"train.epochs: 3 in the run, 4 now.*cosine schedule"):
+        resumed(digits("schedule.name=cosine", "train.epochs=4"), "cosine")
+
+
+def test_other_surroundings_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    train_model(digits("threads=1"), "run")
+    resumed(digits("threads=2", "train.epochs=4"), "run")
+    assert caplog.messages == ["resuming, but not bit for bit: threads was 1, is 2"]
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    whole = train_model(digits(), "run")
+    newest = list_checkpoints(Path("run"))[-1]
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert resumed(digits(), "run").weights_sha256 == whole.weights_sha256
+    assert "epoch-003.safetensors: damaged" in caplog.messages[0]
+    assert load_checkpoint("run").epoch == 3
+    for checkpoint in list_checkpoints(Path("run")):
+        checkpoint.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"epoch-001\.safetensors"):
+        resumed(digits(), "run")
+
+
+def test_the_only_good_checkpoint_outlives_a_damaged_newer_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(train, "PROGRESS_S", 0)
+    whole = train_model(digits("checkpoint.keep=2"), "run")
+    newest = list_checkpoints(Path("run"))[-1]
+    newest.write_bytes(newest.read_bytes()[:-1])
+    damaged = newest.read_bytes()
+    stopped_after(5, digits("checkpoint.keep=1"), "run", resume=True)
+    assert [path.stem for path in list_checkpoints(Path("run"))] == ["epoch-002-update-36"]
+    assert newest.with_name("epoch-003.safetensors.damaged").read_bytes() == damaged
+    assert resumed(digits(), "run").weights_sha256 == whole.weights_sha256
+
+
+WAVERING = (
+    "train.epochs=5", "checkpoint.keep=1", "data.validation=200", "optimizer.learning_rate=0.9",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_the_best_by_validation_is_kept_and_found(every: int, run: Callable[..., Outcome]) -> None:
+    train_model(digits(*WAVERING, f"checkpoint.every_epochs={every}"), "run")
+    accuracies = {row["epoch"]: row["validation_accuracy"] for row in rows(Path("run"))[1:]}
+    best = max(accuracies, key=lambda epoch: (accuracies[epoch], -epoch))
+    assert best not in (1, 4, 5)  # or this test shows nothing
+    kept = [path.stem for path in list_checkpoints(Path("run"))]
+    assert kept == [f"epoch-{best:03d}", "epoch-005"]
+    arguments = ("eval", "run", "--split", "validation", "--json")
+    newest, at_best = (json.loads(run(*arguments, *more).out) for more in ((), ("--best",)))
+    assert at_best["accuracy"] == accuracies[best] > newest["accuracy"] == accuracies[5]
+    assert f"epoch-{best:03d}.safetensors" in run("trace", "run", "--best", "--quiet").err + (
+        run("trace", "run", "--best").out
+    )
+
+
+def test_the_best_of_what_has_none_is_refused(run: Callable[..., Outcome]) -> None:
+    train_model(digits(), "run")
+    outcome = run("eval", "run", "--best")
+    assert outcome.code == 4
+    assert "train with data.validation" in outcome.err
+    outcome = run("eval", "run/checkpoints/epoch-003.safetensors", "--best")
+    assert outcome.code == 2
+    assert "this is one file" in outcome.err
+
+
+def test_other_data_are_refused_and_another_order_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    train_model(digits(), "run")
+    load = run_module.load_config_dataset
+
+    def altered(config: Config) -> Dataset:
+        data = load(config)
+        labels = data.test.labels.clone()
+        labels[0] = 9 - labels[0]
+        return data._replace(test=Split(data.test.images, labels))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "load_config_dataset", altered)
+        with pytest.raises(DataError, match="digits: its test split is not the one"):
+            resumed(digits("train.epochs=4"), "run")
+
+    def reversed_order(examples: int, seed: int, epoch: int) -> torch.Tensor:
+        return epoch_order(examples, seed, epoch).flip(0)
+
+    monkeypatch.setattr(run_module, "epoch_order", reversed_order)
+    resumed(digits("train.epochs=4"), "run")
+    assert caplog.messages == [
+        "resuming, but not bit for bit: PyTorch shuffles the examples otherwise"
+    ]
+
+
+def test_a_checkpoint_of_another_torch_is_read_and_resumed_from(
+    run: Callable[..., Outcome],
+) -> None:
+    """Written by torch 2.13.0; 784-1-10 with Adam, to be small."""
+    shutil.copytree(Path(__file__).parent / "torch-2.13", "run")
+    evaluation = json.loads(run("eval", "run", "--json").out)
+    written = rows(Path("run"))[1]
+    assert evaluation["accuracy"] == written["test_accuracy"]
+    assert evaluation["loss"] == pytest.approx(written["test_loss"], rel=1e-6)
+    outcome = run("train", "--resume", "run", "train.epochs=2", "--json")
+    assert outcome.code == 0
+    assert f"torch was 2.13.0+cpu, is {torch.__version__}" in outcome.err
+    assert json.loads(outcome.out)["updates"] == 180
+
+
+def test_metrics_are_cut_to_the_resumed_position() -> None:
+    train_model(digits(), "run")
+    list_checkpoints(Path("run"))[-1].unlink()
+    expected = rows(Path("run"))
+    with Path("run/metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 4, "upd')
+    resumed(digits(), "run")
+    assert rows(Path("run")) == expected
+
+
+def test_rows_before_a_torn_one_are_kept_and_the_first_is_needed() -> None:
+    train_model(digits(), "run")
+    path = Path("run/metrics.jsonl")
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], lines[2][:20], lines[3]]))
+    result = resumed(digits("train.epochs=4"), "run")
+    assert [row["epoch"] for row in rows(Path("run"))] == [0, 1, 3, 4]
+    assert result.initial_loss == json.loads(lines[0])["train_loss"]
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl: its row of the untrained"):
+        resumed(digits("train.epochs=5"), "run")
+
+
+def test_half_written_files_are_swept() -> None:
+    train_model(digits(), "run")
+    for folder in ("run", "run/checkpoints"):
+        Path(folder, ".epoch-004.safetensors.x.tmp").touch()
+    resumed(digits(), "run")
+    assert list(Path("run").rglob("*.tmp")) == []
+
+
+def test_one_trainer_in_a_run_directory() -> None:
+    events = run_events(digits(), "run")
+    next(events)
+    with pytest.raises(RunInUseError, match="run: another process is training here"):
+        train_model(digits(), "run")
+    with pytest.raises(RunInUseError):
+        resumed(digits(), "run")
+    while not list_checkpoints(Path("run")):
+        next(events)
+    with pytest.raises(RunInUseError):  # sooner than that it holds a checkpoint
+        train_model(digits(), "run")
+    list(events)
+    resumed(digits("train.epochs=4"), "run")
+
+
+LONG = ("train.epochs=60", "train.batch_size=20", "threads=1")
+
+
+STARTED: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def _end_what_was_started() -> Iterator[None]:
+    yield
+    while STARTED:
+        STARTED.pop().kill()
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mnist_mlp", "train", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whoever started the tests in the background has SIGINT ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    STARTED.append(process)
+    return process
+
+
+def wait_for(path: str, process: subprocess.Popen[str]) -> None:
+    while not list(Path().glob(path)):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_saves_and_the_program_resumes(sent: signal.Signals) -> None:
+    whole = train_model(load_config("digits", LONG), "whole")
+    process = start("--config", "digits", "--run-dir", "run", *LONG)
+    wait_for("run/checkpoints/*.safetensors", process)
+    process.send_signal(sent)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + sent
+    assert errors.startswith(f"mnist-mlp: stopped by {sent.name} after update ")
+    assert errors.endswith("go on with: mnist-mlp train --resume run\n")
+    outcome = program("train", "--resume", "run", "--json")
+    assert outcome.code == 0
+    assert ", resumed after update " in outcome.err
+    assert json.loads(outcome.out)["weights_sha256"] == whole.weights_sha256
+
+
+def test_a_closed_terminal_saves() -> None:
+    whole = train_model(load_config("digits", LONG), "whole")
+    terminal, its_end = pty.openpty()
+
+    def take_terminal() -> None:
+        os.setsid()
+        fcntl.ioctl(its_end, termios.TIOCSCTTY, 0)
+
+    command = [sys.executable, "-m", "mnist_mlp", "train", "--config", "digits", *LONG]
+    process = subprocess.Popen(
+        [*command, "--run-dir", "run"],
+        stdin=its_end, stdout=its_end, stderr=its_end, preexec_fn=take_terminal, text=True,
+    )  # fmt: skip
+    STARTED.append(process)
+    os.close(its_end)
+    seen = b""
+    while b" 1/60" not in seen:
+        seen += os.read(terminal, 1 << 16)
+    os.close(terminal)
+    assert process.wait(timeout=60) == 128 + signal.SIGHUP
+    assert 0 < load_checkpoint("run").epoch < 60
+    assert resumed(load_config("digits", LONG), "run").weights_sha256 == whole.weights_sha256
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("seconds", [0.3, 0.6, 0.9, 1.2, 1.5, 2.0])
+def test_a_signal_before_training_ends_the_program_at_once(
+    sent: signal.Signals, seconds: float
+) -> None:
+    """While it imports or loads: an exception there would end in a traceback or worse."""
+    process = start("--config", "digits", "--run-dir", "run", *LONG, "train.epochs=100000")
+    time.sleep(seconds)
+    process.send_signal(sent)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + sent
+    assert errors.startswith(f"mnist-mlp: stopped by {sent.name}")
+    assert len(errors.splitlines()) == 1
+
+
+def test_killed_at_random_moments_nothing_is_lost() -> None:
+    whole = train_model(load_config("digits", LONG), "whole")
+    chance = random.Random(0)
+    process = start("--config", "digits", "--run-dir", "run", *LONG)
+    for _ in range(4):
+        wait_for("run/metrics.jsonl", process)
+        time.sleep(chance.uniform(0.1, 0.6))
+        process.kill()
+        process.communicate()
+        process = start("--resume", "run")
+        time.sleep(chance.uniform(1, 3))
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert load_checkpoint("run").epoch == 60
+    assert rows(Path("run")) == rows(Path("whole"))
+    result = resumed(load_config("digits", LONG), "run")
+    assert result.weights_sha256 == whole.weights_sha256
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "name a --config, or a run to --resume"),
+        (["--resume", "nowhere"], 2, "nowhere/config.yaml: no such config file"),
+        (["--resume", "latest"], 4, "no run with a checkpoint here"),
+        (["--resume", "run", "--dry-run"], 2, "leave out"),
+        (["--resume", "run", "seed=3"], 2, "seed: 0 in the run, 3 now"),
+    ],
+)
+def test_mistakes(
+    arguments: list[str], code: int, message: str, run: Callable[..., Outcome]
+) -> None:
+    train_model(digits(), "run")
+    outcome = run("train", *arguments)
+    assert outcome.code == code
+    assert message in outcome.err
+    assert len(outcome.err.splitlines()) <= 2

@@ -1,0 +1,89 @@
+import math
+import subprocess
+import sys
+import warnings
+from itertools import product
+
+import pytest
+import torch
+from torch import nn
+
+from mnist_mlp.steps.model import build_mlp
+from mnist_mlp.steps.optimizer import WeightAverage, build_optimizer, learning_rates
+
+
+def test_sgd_is_the_lessons_formula() -> None:
+    W = nn.Parameter(torch.randn(4, 3))
+    W.grad = torch.randn(4, 3)
+    expected = W.detach() - 0.1 * W.grad
+    build_optimizer([W], "sgd", learning_rate=0.1).step()
+    # PyTorch may fuse the product and the difference: at most one rounding apart.
+    assert (W.detach() - expected).abs().max() <= torch.finfo(torch.float32).eps * 4
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_names_and_settings_reach_torch(name: str) -> None:
+    optimizer = build_optimizer(
+        [nn.Parameter(torch.ones(1))], name, 0.2, momentum=0.5, nesterov=True, weight_decay=0.3
+    )
+    assert type(optimizer).__name__.lower() == name
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["weight_decay"]) == (0.2, 0.3)
+    if name == "sgd":
+        assert (group["momentum"], group["nesterov"]) == (0.5, True)
+
+
+def test_nesterov_without_momentum_is_plain_sgd() -> None:
+    assert not build_optimizer([nn.Parameter(torch.ones(1))], nesterov=True).defaults["nesterov"]
+
+
+def rates(name: str, updates: int, **settings: float) -> list[float]:
+    return list(learning_rates(name, 0.5, updates, **settings))  # type: ignore[arg-type]
+
+
+def test_schedules() -> None:
+    assert rates("constant", 3) == [0.5] * 3
+    assert rates("step", 5, step_updates=2, gamma=0.1) == pytest.approx(
+        [0.5, 0.5, 0.05, 0.05, 0.005]
+    )
+    assert rates("cosine", 10) == pytest.approx(
+        [0.25 * (1 + math.cos(math.pi * k / 10)) for k in range(10)]
+    )
+    one_cycle = rates("one_cycle", 100, warmup_fraction=0.2)
+    assert one_cycle.index(max(one_cycle)) == 19
+    assert max(one_cycle) == pytest.approx(0.5)
+    assert one_cycle[-1] < one_cycle[0] < 0.05
+
+
+def test_a_schedule_does_not_import_the_compiler() -> None:
+    """Which would take longer than an epoch."""
+    schedules = "for name in ('step', 'cosine', 'one_cycle'): list(learning_rates(name, 0.1, 9))"
+    program = (
+        f"import sys\nfrom mnist_mlp.steps.optimizer import learning_rates\n{schedules}\n"
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
+
+
+def test_one_cycle_takes_any_length_and_warmup() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for updates, fraction in product(range(1, 12), (1e-9, 0.1, 0.2, 0.25, 1 / 3, 0.5, 0.99)):
+            assert all(
+                0 < rate <= 0.5 for rate in rates("one_cycle", updates, warmup_fraction=fraction)
+            )
+
+
+def test_the_average_moves_in_large_steps_first_and_then_by_its_decay() -> None:
+    model = build_mlp((784, 10), seed=0)
+    average = WeightAverage(model, decay=0.9)
+    expected = model.get_parameter("layer1.bias").detach().clone()
+    for k in range(1, 120):
+        with torch.no_grad():
+            model.get_parameter("layer1.bias").copy_(torch.full((10,), float(k)))
+        average.update(k)
+        keep = min(0.9, (1 + k) / (10 + k))
+        expected = keep * expected + (1 - keep) * k
+    averaged = average.model.get_parameter("layer1.bias").detach()
+    assert torch.allclose(averaged, expected, rtol=1e-5)
+    assert 119 - averaged.mean() == pytest.approx(0.9 / 0.1, rel=0.01)  # it lags by so many updates

@@ -1,0 +1,211 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mnist_mlp.steps.backprop import chain_rule
+from mnist_mlp.steps.data import Dataset, Split, epoch_order, load_dataset
+from mnist_mlp.steps.model import build_mlp
+from mnist_mlp.steps.optimizer import build_optimizer
+from mnist_mlp.steps.train import EpochResult, fit
+from mnist_mlp.updates import fused as updates_module
+from mnist_mlp.updates.fused import FusedUpdates, GraphedUpdates, TorchUpdates, Updates
+
+LAYER_SIZES = [(784, 128, 64, 10), (784, 10), (784, 30, 20, 20, 10)]
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return load_dataset("digits")
+
+
+def made_by(
+    kind: type[Updates], model: nn.Sequential, rate: float, train: Split, batch_size: int
+) -> Updates:
+    if kind is FusedUpdates:
+        return FusedUpdates(model, train, batch_size)
+    # A graph's learning rate is a tensor; with one, PyTorch's formula rounds as without.
+    optimizer = torch.optim.SGD(model.parameters(), lr=torch.tensor(rate), fused=True)
+    return kind(model, optimizer, chain_rule(model), train, batch_size)  # type: ignore[call-arg]
+
+
+def trained(
+    kind: type[Updates],
+    data: Dataset,
+    batch_size: int,
+    sizes: tuple[int, ...] = LAYER_SIZES[0],
+    epochs: int = 1,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[list[Tensor], Tensor]:
+    """The weights after some epochs, and the last one's logits."""
+    model = build_mlp(sizes, seed=0).to(dtype)
+    rate = 0.1 if batch_size > 10 else 0.003  # small, or a rounding grows from update to update
+    updates = made_by(kind, model, rate, data.train, batch_size)
+    examples = len(data.train.labels)
+    logits = torch.zeros(examples, 10, dtype=dtype)
+    for epoch in range(1, epochs + 1):
+        rates = [rate / (1 + k) ** 0.1 for k in range(-(-examples // batch_size))]
+        count = sum(
+            1 for _ in updates.epoch(epoch_order(examples, 0, epoch), logits, rates, 0, epoch)
+        )
+        assert count == len(rates)
+        updates.settle(logits)
+    return [p.detach() for p in model.parameters()], logits
+
+
+@pytest.mark.parametrize("sizes", LAYER_SIZES)
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 500, 2000])
+def test_fused_updates_are_the_chain_rule_and_sgd_to_rounding(
+    sizes: tuple[int, ...], batch_size: int, digits: Dataset
+) -> None:
+    fused, fused_logits = trained(FusedUpdates, digits, batch_size, sizes)
+    plain, logits = trained(TorchUpdates, digits, batch_size, sizes)
+    initial = build_mlp(sizes, seed=0).parameters()
+    for ours, theirs, before in zip(fused, plain, initial, strict=True):
+        moved = (theirs - before).norm()
+        assert (ours - theirs).norm() <= 1e-4 * moved + 1e-6 * theirs.norm()
+    assert (fused_logits - logits).abs().max() <= 1e-3
+
+
+def test_in_float64_they_are_the_same_to_13_digits_over_whole_epochs(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no rounding tips a ReLU over, which in float32 happens now and then."""
+    monkeypatch.setattr(updates_module, "to_images", lambda pixels: pixels.double() / 255)
+    for batch_size in (50, 128):
+        fused, fused_logits = trained(
+            FusedUpdates, digits, batch_size, epochs=3, dtype=torch.float64
+        )
+        plain, logits = trained(TorchUpdates, digits, batch_size, epochs=3, dtype=torch.float64)
+        for ours, theirs in zip([*fused, fused_logits], [*plain, logits], strict=True):
+            assert (ours - theirs).abs().max() <= 1e-13 * theirs.abs().max()
+
+
+def test_a_pixel_is_left_out_only_where_it_is_dark_in_the_whole_batch(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rarest pixel, lit in one example, and an example that is all dark."""
+    pixels = torch.zeros_like(digits.train.pixels[:60])
+    pixels[:, 300:320] = digits.train.pixels[:60, 300:320]
+    pixels[41, 0] = 255
+    pixels[17] = 0
+    data = digits._replace(train=Split(pixels, digits.train.labels[:60]))
+    widths = []
+    real = updates_module._Batch.update
+
+    def note(self: object, x: Tensor, *rest: object) -> None:
+        widths.append(x.shape[1])
+        real(self, x, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(updates_module._Batch, "update", note)
+    for batch_size in (1, 20):
+        fused, _ = trained(FusedUpdates, data, batch_size, epochs=2)
+        plain, _ = trained(TorchUpdates, data, batch_size, epochs=2)
+        assert torch.allclose(fused[0], plain[0], atol=1e-6)
+        assert (fused[0][:, 0] != build_mlp(seed=0).get_parameter("layer1.weight")[:, 0]).any()
+    assert min(widths) < 25 < 784 < max(widths) == 785
+
+
+@pytest.mark.parametrize("kind", [TorchUpdates, FusedUpdates, GraphedUpdates])
+@pytest.mark.parametrize("batch_size", [1, 50])
+def test_an_epoch_gone_on_with_is_bit_for_bit_the_same(
+    kind: type[Updates], batch_size: int, digits: Dataset
+) -> None:
+    order, rates = epoch_order(1437, 0, 1), [0.05] * -(-1437 // batch_size)
+    whole, logits = None, torch.zeros(1437, 10)
+    for stops in ([], [3], [1, 2, 20]):
+        model = build_mlp(seed=0)
+        done = 0
+        for stop in [*stops, len(rates)]:
+            again = build_mlp(seed=1)
+            again.load_state_dict(model.state_dict())
+            updates = made_by(kind, again, 0.05, digits.train, batch_size)
+            made = updates.epoch(order, logits, rates, done, 1)
+            while done < stop:
+                next(made)
+                done += 1
+            updates.settle(logits)
+            model = again
+        weights = [p.detach() for p in model.parameters()]
+        whole = whole or weights
+        assert all(torch.equal(a, b) for a, b in zip(weights, whole, strict=True))
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adamw"])
+@pytest.mark.parametrize("batch_size", [64, 1000, 1437])
+def test_what_comes_before_recording_leaves_no_trace(
+    name: str, batch_size: int, digits: Dataset
+) -> None:
+    """The ragged last batch is recorded when nothing comes after it any more."""
+    ends = []
+    for graphed in (True, False):
+        model = build_mlp(seed=0)
+        optimizer = build_optimizer(
+            model.parameters(), name.replace("momentum", "sgd"), 0.01,
+            momentum=0.9 * (name == "momentum"), graphed=graphed,
+        )  # fmt: skip
+        kind = GraphedUpdates if graphed else TorchUpdates
+        updates = kind(model, optimizer, chain_rule(model), digits.train, batch_size)
+        rates = [0.01 / (1 + k) for k in range(3 * -(-1437 // batch_size))]
+        events = fit(
+            model, digits, None, epochs=3, batch_size=batch_size, updates=updates,
+            learning_rates=rates,
+        )  # fmt: skip
+        rows = [event for event in events if isinstance(event, EpochResult)]
+        ends.append(([row.train_loss for row in rows], list(model.parameters())))
+    (losses, weights), (usual_losses, usual_weights) = ends
+    assert losses == pytest.approx(usual_losses, rel=1e-6)
+    for ours, theirs in zip(weights, usual_weights, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_a_recorded_update_is_the_usual_one_bit_for_bit(digits: Dataset) -> None:
+    """On the CPU nothing is recorded, but all that would be is done."""
+    graphed, graphed_logits = trained(GraphedUpdates, digits, 64, epochs=2)
+    plain, logits = trained(TorchUpdates, digits, 64, epochs=2)
+    assert torch.equal(graphed_logits, logits)
+    assert all(torch.equal(a, b) for a, b in zip(graphed, plain, strict=True))
+
+
+def test_fused_updates_refuse_what_they_are_not_for(digits: Dataset) -> None:
+    with pytest.raises(ValueError, match="Linear and ReLU"):
+        FusedUpdates(build_mlp(activation="tanh"), digits.train, 64)
+    images = Split(digits.train.images, digits.train.labels)
+    with pytest.raises(ValueError, match="bytes"):
+        FusedUpdates(build_mlp(), images, 64)
+
+
+def rows(data: Dataset, device: str, graphed: bool, name: str, **settings: Any) -> list[float]:
+    model = build_mlp(seed=0).to(device)
+    optimizer = build_optimizer(model.parameters(), name, graphed=graphed, **settings)
+    kind = GraphedUpdates if graphed else TorchUpdates
+    data = data.to(torch.device(device))
+    updates = kind(model, optimizer, chain_rule(model), data.train, 50)
+    rates = [settings["learning_rate"] / (1 + k // 29) for k in range(3 * 29)]
+    events = fit(
+        model, data, optimizer, epochs=3, batch_size=50, updates=updates, learning_rates=rates
+    )
+    return [event.train_loss for event in events if isinstance(event, EpochResult)]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("sgd", {"learning_rate": 0.1}),
+        ("sgd", {"learning_rate": 0.05, "momentum": 0.9}),
+        ("adamw", {"learning_rate": 0.002}),
+    ],
+)
+def test_on_cuda_replayed_updates_are_the_eager_ones(
+    name: str, settings: dict[str, float], digits: Dataset
+) -> None:
+    graphed, eager, cpu = (
+        rows(digits, device, graphed, name, **settings)
+        for device, graphed in (("cuda", True), ("cuda", False), ("cpu", False))
+    )
+    assert graphed == pytest.approx(eager, rel=1e-3)
+    assert graphed == pytest.approx(cpu, rel=1e-3)
+    assert graphed == rows(digits, "cuda", True, name, **settings)

@@ -1,0 +1,269 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+
+from mnist_mlp.config import load_config
+from mnist_mlp.runs.checkpoint import Checkpoint, load_checkpoint, weights_sha256
+from mnist_mlp.runs.training import load_config_dataset, train_model
+from mnist_mlp.steps.data import Dataset, Split
+from mnist_mlp.steps.evaluate import evaluate_model
+from mnist_mlp.steps.train import EpochResult
+from mnist_mlp.views.report import Check, check_network, write_report
+from tests.conftest import Outcome
+
+CHROMIUM = Path("/usr/bin/chromium")
+HOSTILE = "<img src=x onerror=alert(1)>&\"'"
+HOSTILE_ROOT = "'\"></pre><script>alert(2)<\\script><link href=http://127.0.0.1:9/a.css>"
+
+
+class Page(HTMLParser):
+    """The tags of a page, each of which must be closed, and its text."""
+
+    VOID = ("meta", "img", "br", "link")
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    run_dir = tmp_path_factory.mktemp("runs") / HOSTILE
+    config = load_config("digits", ["train.epochs=2", "data.validation=200"])
+    root = config.data.model_copy(update={"root": HOSTILE_ROOT})
+    train_model(config.model_copy(update={"data": root}), run_dir)
+    return load_checkpoint(run_dir)
+
+
+@pytest.fixture(scope="module")
+def data(checkpoint: Checkpoint) -> Dataset:
+    return load_config_dataset(checkpoint.config)
+
+
+@pytest.fixture(scope="module")
+def rows(checkpoint: Checkpoint) -> list[EpochResult]:
+    lines = (checkpoint.path.parent.parent / "metrics.jsonl").read_text().splitlines()
+    return [EpochResult(**json.loads(line)) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def written(checkpoint: Checkpoint, data: Dataset, rows: list[EpochResult]) -> list[Path]:
+    run_dir = checkpoint.path.parent.parent
+    return write_report(checkpoint, data, rows, run_dir / "plots", run_dir / "report.html")
+
+
+def checks(checkpoint: Checkpoint, data: Dataset, rows: list[EpochResult]) -> dict[str, Check]:
+    test = evaluate_model(checkpoint.model, *data.test)
+    return {check.claim: check for check in check_network(checkpoint, data, rows, test)}
+
+
+def check(found: dict[str, Check], words: str) -> Check:
+    (claim,) = (claim for claim in found if words in claim)
+    return found[claim]
+
+
+def test_every_file_is_there_and_no_other(written: list[Path]) -> None:
+    page, *pictures = written
+    stems = ("curves", "digits", "confusion-matrix", "mistakes", "calibration", "tiles")
+    assert len(pictures) == 3 * len(stems)
+    assert {path.stem for path in pictures} == set(stems)
+    assert set(pictures) == set((page.parent / "plots").iterdir())
+    assert not list(page.parent.glob(".*.tmp"))
+
+
+def test_the_page_needs_nothing_and_runs_nothing(written: list[Path]) -> None:
+    html = written[0].read_text()
+    page = Page(html)
+    assert "http://" not in html.replace("http://127.0.0.1:9/a.css", "")  # shown, as text
+    assert "https://" not in html
+    names = {tag for tag, _ in page.tags}
+    assert not names & {"script", "link", "iframe", "object", "base", "form"}
+    assert {
+        key for _, attributes in page.tags for key in attributes if key.startswith("on")
+    } == set()
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(images) == 6
+    for image in images:
+        assert (image["src"] or "").startswith(
+            ("data:image/svg+xml;base64,", "data:image/png;base64,")
+        )
+        assert image["alt"]
+    policy = [a["content"] for tag, a in page.tags if tag == "meta" and "http-equiv" in a]
+    assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+
+
+def test_what_a_run_is_called_is_only_text(written: list[Path]) -> None:
+    html = written[0].read_text()
+    assert "<img src=x" not in html
+    assert "</pre><script>" not in html
+    assert "<h1>&lt;img src=x onerror=alert(1)&gt;&amp;&quot;&#x27;</h1>" in html
+    assert HOSTILE_ROOT.replace("'", "''") in Page(html).text  # as YAML has it
+
+
+def test_the_page_has_the_runs_numbers(
+    written: list[Path], checkpoint: Checkpoint, data: Dataset, rows: list[EpochResult]
+) -> None:
+    text = Page(written[0].read_text()).text
+    test = evaluate_model(checkpoint.model, *data.test)
+    for words in [
+        f"{test.accuracy:.2%}", f"{test.loss:.4f} nats", "784-128-64-10, relu", "109,386",
+        "2 epochs, 156 updates", f"{checkpoint.progress['seconds']:,.1f}",
+        checkpoint.config.to_yaml(), checkpoint.environment["platform"],
+        checkpoint.environment["versions"]["torch"], weights_sha256(checkpoint.model),
+        "9 of 9 hold",
+    ]:  # fmt: skip
+        assert words in text, words
+    for row in rows:
+        cells = [
+            str(row.epoch), f"{row.updates:,}", f"{row.examples_seen:,}", f"{row.learning_rate:g}",
+            f"{row.train_loss:.4f}", f"{row.train_accuracy:.2%}",
+            f"{row.validation_loss:.4f}", f"{row.validation_accuracy:.2%}",
+            f"{row.test_loss:.4f}", f"{row.test_accuracy:.2%}", f"{row.seconds:.1f}",
+        ]  # fmt: skip
+        assert "".join(cells) in text
+
+
+def test_the_checks_hold_on_a_sound_network_and_leave_it_alone(
+    checkpoint: Checkpoint, data: Dataset, rows: list[EpochResult]
+) -> None:
+    before = weights_sha256(checkpoint.model)
+    found = checks(checkpoint, data, rows)
+    assert [c.holds for c in found.values()] == [True] * 9
+    assert [c.step for c in found.values()] == [1, 2, 3, 4, 5, 6, 7, 8, 8]
+    assert weights_sha256(checkpoint.model) == before
+    assert all(p.grad is None and p.dtype == torch.float32 for p in checkpoint.model.parameters())
+
+
+def test_the_checks_see_what_is_wrong(
+    checkpoint: Checkpoint, data: Dataset, rows: list[EpochResult]
+) -> None:
+    dark = data._replace(train=data.train._replace(pixels=data.train.pixels // 2))
+    assert check(checks(checkpoint, dark, rows), "black to white").holds is False
+    odd = [replace(rows[0], train_loss=2.5), *rows[1:]]
+    assert check(checks(checkpoint, data, odd), "ln 10").holds is False
+    assert not any("ln 10" in claim for claim in checks(checkpoint, data, []))
+
+    other = load_checkpoint(checkpoint.path)
+    with torch.no_grad():
+        other.model.get_parameter("layer3.bias")[4] += 100.0
+    found = checks(other, data, rows)
+    assert check(found, "that training recorded").holds is False
+    assert check(found, "in its file").holds is False
+
+    within = replace(checkpoint, update=checkpoint.update + 1)  # whose accuracy nobody recorded
+    assert not any("recorded" in claim for claim in checks(within, data, rows))
+
+
+def test_another_network_is_not_held_to_the_lessons_numbers(tmp_path: Path) -> None:
+    overrides = ["model.layer_sizes=[784,10]", "model.activation=tanh", "train.epochs=1"]
+    train_model(load_config("digits", overrides), tmp_path / "one-layer")
+    checkpoint = load_checkpoint(tmp_path / "one-layer")
+    data = load_config_dataset(checkpoint.config)
+    found = checks(checkpoint, data, [])
+    assert check(found, "numbers of the network").holds is None
+    assert check(found, "stacked layers").holds is None
+    assert check(found, "∂L/∂W").holds is True  # no activation: the formula covers it
+
+    overrides = ["model.layer_sizes=[784,20,10]", "model.activation=tanh", "train.epochs=1"]
+    train_model(load_config("digits", overrides), tmp_path / "tanh")
+    found = checks(load_checkpoint(tmp_path / "tanh"), data, [])
+    assert check(found, "∂L/∂W").holds is None
+    assert check(found, "stacked layers").holds is True
+    assert check(found, "small step").holds is True
+
+
+def test_without_metrics_there_are_no_curves(
+    checkpoint: Checkpoint, data: Dataset, tmp_path: Path
+) -> None:
+    few = data._replace(test=Split(*(t[:20] for t in data.test)))
+    files = write_report(checkpoint, few, [], tmp_path / "a" / "plots", tmp_path / "b" / "x.html")
+    assert len(files) == 16
+    assert not any("curves" in path.name for path in files)
+    text = Page(files[0].read_text()).text
+    assert "No metrics.jsonl lies beside this checkpoint: no curves." in text
+
+
+def test_a_file_in_the_way(checkpoint: Checkpoint, data: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "plots").write_text("mine")
+    with pytest.raises(OSError, match="plots"):
+        write_report(checkpoint, data, [], tmp_path / "plots", tmp_path / "report.html")
+    assert (tmp_path / "plots").read_text() == "mine"
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="no Chromium here")
+def test_it_opens_in_a_browser_without_a_request(written: list[Path]) -> None:
+    from playwright.sync_api import sync_playwright
+
+    address = written[0].as_uri()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        heard: list[str] = []
+        page.on("request", lambda request: heard.append(request.url))
+        page.on("console", lambda message: heard.append(message.text))
+        page.on("pageerror", lambda error: heard.append(str(error)))
+        page.on("dialog", lambda dialog: heard.append(dialog.message))
+        page.goto(address)
+        assert heard == [address]
+        assert page.title() == f"{HOSTILE} · mnist-mlp"
+        widths = page.evaluate("[...document.images].map(image => image.naturalWidth)")
+        assert len(widths) == 6
+        assert min(widths) > 300
+        for width in (390, 1400):
+            page.set_viewport_size({"width": width, "height": 900})
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+        browser.close()
+
+
+def test_the_command_on_a_run_and_on_a_lone_file(run: Callable[..., Outcome]) -> None:
+    run("train", "--config", "digits", "train.epochs=2", "--quiet")
+    outcome = run("report")
+    assert outcome == Outcome(
+        0,
+        "runs/digits-001/report.html, and pictures with their numbers in runs/digits-001/plots\n",
+        "",
+    )
+    assert "epoch" in Path("runs/digits-001/plots/curves.csv").read_text()
+    lone = Path("lone.safetensors")
+    lone.write_bytes(Path("runs/digits-001/checkpoints/epoch-001.safetensors").read_bytes())
+    assert run("report", lone, "--quiet") == Outcome(0, "", "")
+    assert Path("lone-report/report.html").exists()
+    assert not Path("lone-report/plots/curves.csv").exists()
+    assert run("report", lone, "--output", "elsewhere").code == 0
+    assert Path("elsewhere/plots/tiles.png").exists()
+    Path("file").touch()
+    assert run("report", lone, "--output", "file").code == 5
+
+
+def test_a_run_that_ends_with_its_report(run: Callable[..., Outcome]) -> None:
+    outcome = run("train", "--config", "digits", "train.epochs=1", "report=true")
+    assert outcome.out.splitlines()[-1] == "report in runs/digits-001/report.html"
+    rows = Path("runs/digits-001/plots/curves.csv").read_text().splitlines()
+    assert len(rows) == 1 + 2
+    dry = run("train", "--config", "digits", "report=true", "--dry-run")
+    assert dry.code == 0
+    assert not Path("runs/digits-002").exists()
+    more = run("train", "--resume", "latest", "report=false", "train.epochs=2", "--json")
+    assert more.code == 0
+    assert "report in" not in more.err
