@@ -8,12 +8,10 @@ import json
 import math
 import os
 import re
-import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -21,14 +19,8 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from mnist_mlp.__main__ import STOP_SIGNALS, end
-from mnist_mlp.config import (
-    DATA_ROOT_VARIABLE,
-    LESSON_LAYER_SIZES,
-    Config,
-    bundled_configs,
-    load_config,
-)
+from mnist_mlp.config import DATA_ROOT_VARIABLE, Config, bundled_configs, load_config
+from mnist_mlp.constants import LESSON_LAYER_SIZES
 from mnist_mlp.errors import (
     FILE_SYSTEM_EXIT_CODE,
     CheckFailedError,
@@ -38,6 +30,7 @@ from mnist_mlp.errors import (
     StoppedError,
     UsageError,
 )
+from mnist_mlp.signals import stop_requested
 from mnist_mlp.updates.ranks import processes, rank
 from mnist_mlp.views.terminal import (
     discard,
@@ -146,7 +139,7 @@ def train(
         raise UsageError("name a --config, or a run to --resume")
     loaded = _load(config, overrides, root, device)
     with open_console(json_, quiet or rank() > 0) as console:
-        with _stop_signals() as stop:
+        with stop_requested() as stop:
             from mnist_mlp.runs.training import run_events
 
             events = run_events(loaded, run_dir, dry_run=dry_run, resume=bool(resume), stop=stop)
@@ -225,7 +218,8 @@ def count_params(
     loaded = _load("lesson" if config is None else config, overrides)
     import torch
 
-    from mnist_mlp.steps.model import LESSON_PARAMETERS, build_mlp, count_parameters
+    from mnist_mlp.constants import LESSON_PARAMETERS
+    from mnist_mlp.steps.model import build_mlp, count_parameters
 
     sizes = loaded.model.layer_sizes
     with torch.device("meta"):  # shapes without memory: nothing is computed with it
@@ -631,37 +625,6 @@ def main() -> NoReturn:
                 stream.flush()
         os._exit(int(code or 0))
     sys.exit(code)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], int | None]]:
-    """Note the first of `STOP_SIGNALS`, for training to save and end; the second ends at once.
-
-    Gives what tells the noted signal's number. It is asked first once training has begun; until
-    then there is nothing to save, and a signal ends the program where it is.
-    """
-    noted: list[int] = []
-    asked = False
-
-    def note(number: int, _frame: object) -> None:
-        if noted or not asked:
-            end(number)
-        noted.append(number)
-
-    def stop() -> int | None:
-        nonlocal asked
-        asked = True
-        return noted[0] if noted else None
-
-    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    before = {n: handler for n, handler in handlers.items() if handler != signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _fail(message: str, code: int) -> int:

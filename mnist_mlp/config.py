@@ -26,15 +26,11 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from mnist_mlp.constants import CLASSES, INPUT_SIZE, LESSON_LAYER_SIZES, TRAINING_EXAMPLES
 from mnist_mlp.errors import ConfigError
 
 DATA_ROOT_VARIABLE = "MNIST_MLP_DATA"
 """The environment variable that names the data root; it beats the file, an override beats it."""
-
-LESSON_LAYER_SIZES = (784, 128, 64, 10)
-INPUT_SIZE, CLASSES = 784, 10
-TRAINING_EXAMPLES = {"mnist": 60_000, "digits": 1_437}
-"""Training examples of each data set, before any are held out for validation."""
 
 MAX_PARAMETERS = 100_000_000
 MOST = 1e15

@@ -45,7 +45,6 @@ import typer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from mnist_mlp import files
-from mnist_mlp.__main__ import STOP_SIGNALS
 from mnist_mlp.__main__ import main as program
 from mnist_mlp.config import load_config
 from mnist_mlp.errors import CheckpointError, DataError
@@ -57,6 +56,7 @@ from mnist_mlp.runs.checkpoint import (
     whole_epochs,
 )
 from mnist_mlp.runs.training import train_model
+from mnist_mlp.signals import STOP_SIGNALS
 from mnist_mlp.steps import data
 from mnist_mlp.steps import train as train_module
 from mnist_mlp.updates import fused as updates_module

@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from mnist_mlp.config import TRAINING_EXAMPLES, Config, Section, bundled_configs, load_config
+from mnist_mlp.config import Config, Section, bundled_configs, load_config
+from mnist_mlp.constants import TRAINING_EXAMPLES
 from mnist_mlp.errors import ConfigError
 from tests.conftest import REPOSITORY, program
 

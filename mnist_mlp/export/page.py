@@ -22,16 +22,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mnist_mlp.config import CLASSES
+from mnist_mlp.constants import CLASSES
 from mnist_mlp.errors import UsageError
 from mnist_mlp.files import write_atomically
 from mnist_mlp.lesson.claims import gradients
-from mnist_mlp.runs.checkpoint import Checkpoint, weights_sha256
+from mnist_mlp.runs.checkpoint import Checkpoint, run_name, weights_sha256
 from mnist_mlp.steps.backprop import chain_rule, is_linear_relu_stack
 from mnist_mlp.steps.data import Dataset, Split, to_images
 from mnist_mlp.steps.evaluate import evaluate_model
 from mnist_mlp.steps.train import EpochResult
-from mnist_mlp.views.plots import run_name
 
 MAX_BYTES = 1_200_000
 """Of the whole page."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import safetensors.torch
 
-from mnist_mlp.config import CLASSES
+from mnist_mlp.constants import CLASSES
 from mnist_mlp.files import write_atomically
 from mnist_mlp.runs.checkpoint import ZEROS, Checkpoint, fill_digest, weights_sha256
 

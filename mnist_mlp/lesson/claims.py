@@ -18,11 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mnist_mlp.config import load_config
+from mnist_mlp.constants import LESSON_PARAMETERS
 from mnist_mlp.steps.backprop import Backward, autograd, chain_rule
 from mnist_mlp.steps.data import Dataset, Split
 from mnist_mlp.steps.evaluate import evaluate_model
 from mnist_mlp.steps.loss import cross_entropy, softmax
-from mnist_mlp.steps.model import LESSON_PARAMETERS, build_mlp, count_parameters
+from mnist_mlp.steps.model import build_mlp, count_parameters
 from mnist_mlp.steps.optimizer import build_optimizer
 from mnist_mlp.steps.train import EpochResult, fit
 from mnist_mlp.updates.fused import FusedUpdates

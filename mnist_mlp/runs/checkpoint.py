@@ -21,7 +21,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Json, NonNegativeInt
 from torch import Tensor, nn
 
-from mnist_mlp.config import TRAINING_EXAMPLES, Config
+from mnist_mlp.config import Config
+from mnist_mlp.constants import TRAINING_EXAMPLES
 from mnist_mlp.errors import CheckpointError, DivergedError, UsageError
 from mnist_mlp.files import write_atomically
 from mnist_mlp.steps.model import build_mlp
@@ -277,6 +278,16 @@ def run_of(checkpoint: Checkpoint) -> Path | None:
     """The run directory in which a checkpoint lies; None where it lies in none."""
     folder = checkpoint.path.parent
     return folder.parent if folder.name == "checkpoints" else None
+
+
+def run_name(checkpoint: Checkpoint) -> str:
+    """The name of a checkpoint's run directory, or of the file where it lies in none.
+
+    Short and of printable characters whatever the folder is called.
+    """
+    name = (run_of(checkpoint) or checkpoint.path.with_suffix("")).absolute().name
+    name = "".join(c if c.isprintable() else "?" for c in name)
+    return name if len(name) <= 60 else name[:59] + "…"
 
 
 def weights_sha256(model: nn.Module) -> str:

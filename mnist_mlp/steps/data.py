@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mnist_mlp.config import TRAINING_EXAMPLES
+from mnist_mlp.constants import TRAINING_EXAMPLES
 from mnist_mlp.errors import DataError
 from mnist_mlp.files import write_atomically
 

@@ -20,8 +20,6 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "gelu": nn.GELU,
 }
-LESSON_PARAMETERS = 109_386
-"""The lesson's count for 784-128-64-10: 100,480 + 8,256 + 650."""
 
 
 def build_mlp(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mnist_mlp.config import CLASSES
+from mnist_mlp.constants import CLASSES
 from mnist_mlp.errors import DivergedError
 from mnist_mlp.steps.backprop import Backward, autograd
 from mnist_mlp.steps.data import Dataset, epoch_order

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mnist_mlp.config import CLASSES
+from mnist_mlp.constants import CLASSES
 from mnist_mlp.steps.augment import Deformation
 from mnist_mlp.steps.backprop import Backward, is_linear_relu_stack
 from mnist_mlp.steps.data import Split, to_images

@@ -29,7 +29,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mnist_mlp.runs.checkpoint import Checkpoint, run_of
+from mnist_mlp.runs.checkpoint import Checkpoint, run_name
 from mnist_mlp.steps.data import Dataset, Split, to_images
 from mnist_mlp.steps.evaluate import CHUNK, DigitScores, evaluate_model
 from mnist_mlp.steps.loss import softmax
@@ -194,16 +194,6 @@ def draw_pictures(
         ),
         kind="csv",
     )
-
-
-def run_name(checkpoint: Checkpoint) -> str:
-    """The name of a checkpoint's run directory, or of the file where it lies in none.
-
-    Short and of printable characters whatever the folder is called.
-    """
-    name = (run_of(checkpoint) or checkpoint.path.with_suffix("")).absolute().name
-    name = "".join(c if c.isprintable() else "?" for c in name)
-    return name if len(name) <= 60 else name[:59] + "…"
 
 
 @_styled

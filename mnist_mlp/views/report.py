@@ -17,19 +17,25 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-from mnist_mlp.config import LESSON_LAYER_SIZES
+from mnist_mlp.constants import LESSON_LAYER_SIZES, LESSON_PARAMETERS
 from mnist_mlp.files import write_atomically
 from mnist_mlp.lesson.claims import gradients, merged, relative
-from mnist_mlp.runs.checkpoint import TRAINING_PREFIX, Checkpoint, run_of, weights_sha256
+from mnist_mlp.runs.checkpoint import (
+    TRAINING_PREFIX,
+    Checkpoint,
+    run_name,
+    run_of,
+    weights_sha256,
+)
 from mnist_mlp.runs.training import metrics_of
 from mnist_mlp.steps.backprop import autograd, chain_rule, is_linear_relu_stack
 from mnist_mlp.steps.data import Dataset, to_images
 from mnist_mlp.steps.evaluate import Evaluation, evaluate_model
 from mnist_mlp.steps.loss import cross_entropy
-from mnist_mlp.steps.model import LESSON_PARAMETERS, build_mlp, count_parameters
+from mnist_mlp.steps.model import build_mlp, count_parameters
 from mnist_mlp.steps.optimizer import build_optimizer
 from mnist_mlp.steps.train import EpochResult
-from mnist_mlp.views.plots import Picture, draw_pictures, probabilities, run_name
+from mnist_mlp.views.plots import Picture, draw_pictures, probabilities
 
 HEAVY = 200_000
 """Bytes from which on a picture is put into the page as PNG and not as SVG."""

@@ -24,11 +24,10 @@ from mnist_mlp import load_config, train_model
 from mnist_mlp.errors import UsageError
 from mnist_mlp.export.page import MAX_BYTES, export_html
 from mnist_mlp.lesson.trace import trace_image
-from mnist_mlp.runs.checkpoint import Checkpoint, load_checkpoint, weights_sha256
+from mnist_mlp.runs.checkpoint import Checkpoint, load_checkpoint, run_name, weights_sha256
 from mnist_mlp.runs.training import metrics_of
 from mnist_mlp.steps.data import Dataset, load_dataset
 from mnist_mlp.steps.model import build_mlp
-from mnist_mlp.views.plots import run_name
 from tests.conftest import REPOSITORY
 
 CHROMIUM = Path("/usr/bin/chromium")

@@ -2,13 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from mnist_mlp.steps.model import (
-    ACTIVATIONS,
-    LESSON_PARAMETERS,
-    build_mlp,
-    count_parameters,
-    fold_batch_norm,
-)
+from mnist_mlp.constants import LESSON_PARAMETERS
+from mnist_mlp.steps.model import ACTIVATIONS, build_mlp, count_parameters, fold_batch_norm
 
 
 def test_the_lessons_network() -> None:
