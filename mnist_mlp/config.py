@@ -96,6 +96,14 @@ class ModelConfig(Section):
     batch_norm: bool = False
     """Normalise each hidden layer's z by its batch while training; saved folded into W and b."""
 
+    @property
+    def is_linear_relu_stack(self) -> bool:
+        """Whether the network is Linear and ReLU in turn, so that the chain rule by hand applies.
+
+        With a single layer it is, whatever the activation: nothing lies between layers.
+        """
+        return len(self.layer_sizes) == 2 or (self.activation == "relu" and not self.batch_norm)
+
     @field_validator("layer_sizes")
     @classmethod
     def _fit_the_images(cls, layer_sizes: tuple[int, ...]) -> tuple[int, ...]:

@@ -13,8 +13,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from mnist_mlp import cli
-from mnist_mlp.steps import data
+from mnist_mlp import cli, mnist_files
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -89,8 +88,8 @@ def small_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for name, content in contents.items():
             archive = gzip.compress(content)
             (archives / f"{name}.gz").write_bytes(archive)
-            files[name] = data.MnistFile(_md5(content), len(content), _md5(archive), len(archive))
-    monkeypatch.setattr(data, "MNIST_FILES", files)
+            files[name] = mnist_files.MnistFile(_md5(content), _md5(archive), len(archive))
+    monkeypatch.setattr(mnist_files, "MNIST_FILES", files)
     monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", [])
     return archives
 

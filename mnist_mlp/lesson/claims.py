@@ -10,6 +10,7 @@ ok shows the step that broke.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Literal
 
 import numpy as np
@@ -25,7 +26,7 @@ from mnist_mlp.steps.evaluate import evaluate_model
 from mnist_mlp.steps.loss import cross_entropy, softmax
 from mnist_mlp.steps.model import build_mlp, count_parameters
 from mnist_mlp.steps.optimizer import build_optimizer
-from mnist_mlp.steps.train import EpochResult, fit
+from mnist_mlp.steps.train import EpochResult, fit, train
 from mnist_mlp.updates.fused import FusedUpdates
 
 Verdict = Literal["holds", "rounds", "differs", "rule", "cited"]
@@ -436,8 +437,12 @@ def _(data: Dataset) -> Finding:
     for fused in (True, False):
         network = build_mlp(seed=0)
         sgd = build_optimizer(network.parameters(), "sgd", learning_rate=0.01)
-        updates = FusedUpdates(network, few.train, 3) if fused else None
-        list(fit(network, few, sgd, epochs=2, batch_size=3, updates=updates))
+        if fused:
+            fused_updates = FusedUpdates(network, few.train, 3)
+            list(train(fused_updates, few, epochs=2, learning_rates=repeat(0.01)))
+            fused_updates.network()
+        else:
+            list(fit(network, few, sgd, epochs=2, batch_size=3))
         ends.append([parameter.detach() for parameter in network.parameters()])
     apart = max(relative(ours, usual) for ours, usual in zip(*ends, strict=True))
     everyone_once = all(

@@ -1,7 +1,7 @@
-"""One safetensors file: the network's tensors, and as metadata what is needed to use them.
+"""A checkpoint: one safetensors file with the network's tensors and, as metadata, how to use them.
 
-Nothing is pickled or unpickled. A file is believed only after its size, digest, version, names,
-shapes, types and values were checked; then the network is built.
+Nothing is pickled. A file is used only after its size, digest, version, and every tensor's name,
+shape, type and values have been checked.
 """
 
 import hashlib
@@ -10,14 +10,13 @@ import logging
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import safetensors
 import safetensors.torch
-import torch
 from pydantic import BaseModel, ConfigDict, Json, NonNegativeInt
 from torch import Tensor, nn
 
@@ -25,26 +24,26 @@ from mnist_mlp.config import Config
 from mnist_mlp.constants import TRAINING_EXAMPLES
 from mnist_mlp.errors import CheckpointError, DivergedError, UsageError
 from mnist_mlp.files import write_atomically
-from mnist_mlp.steps.model import build_mlp
-from mnist_mlp.steps.optimizer import named_floats, remembered
+from mnist_mlp.runs.directory import list_checkpoints, read_rows, whole_epochs
+from mnist_mlp.runs.state import empty_network, state_shapes
+from mnist_mlp.steps.train import EpochResult
 
 log = logging.getLogger(__name__)
 
 FORMAT_VERSION = "2"
 TRAINING_PREFIX = "train."
-"""Begins the name of each tensor that only training needs."""
+"""The names of tensors that only training needs begin with this."""
 MAX_HEADER_BYTES = 1 << 18
 
 _DIGEST = re.compile(rb'"content_sha256":"([0-9a-f]{64})"')
 ZEROS = "0" * 64
-"""What stands in the place of a digest while it is computed."""
+"""Stands in the place of a digest while the digest is computed."""
 _PLACE = re.compile(rb'(content_sha256(?:":"|\x12@))0{64}')
-"""Where a digest belongs: behind its name as JSON has it (safetensors), or protobuf (ONNX)."""
-_NAME = re.compile(r"epoch-(\d{3,})(?:-update-(\d+))?\.safetensors")
+"""The place of a digest: after its name in JSON (safetensors) or in protobuf (ONNX)."""
 
 
 class _Metadata(BaseModel):
-    """The header's `__metadata__`, all strings, most of them JSON."""
+    """The file's metadata: strings, most of them JSON. The fields are those of `Checkpoint`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -62,99 +61,92 @@ class _Metadata(BaseModel):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checked checkpoint, its network on the CPU."""
+    """A network and where its training was."""
 
     path: Path
     config: Config
     model: nn.Sequential
+    """For use: averaged, and with batch normalisation folded in."""
     epoch: int
+    """Whole epochs done."""
     update: int
+    """Updates done."""
     metrics: dict[str, Any]
+    """The newest row of metrics.jsonl."""
     environment: dict[str, Any]
     order_hash: str
+    """Of the order of the examples in the next epoch, or in the one under way."""
     data_hashes: dict[str, str]
+    """Of each split."""
     training: dict[str, Tensor]
+    """Tensors that only training needs, by name; see `state.py`."""
     progress: dict[str, float]
+    """`seconds` so far, and `correct` examples of the epoch under way."""
+
+    @property
+    def run_dir(self) -> Path | None:
+        """The run directory that the file lies in; None if it lies elsewhere."""
+        folder = self.path.parent
+        return folder.parent if folder.name == "checkpoints" else None
+
+    @property
+    def run_name(self) -> str:
+        """The name of the run directory, or of the file: short, and printable characters only."""
+        name = (self.run_dir or self.path.with_suffix("")).absolute().name
+        name = "".join(c if c.isprintable() else "?" for c in name)
+        return name if len(name) <= 60 else name[:59] + "…"
+
+    def rows(self) -> list[EpochResult]:
+        """The run's metrics up to this checkpoint; none if it lies in no run directory."""
+        return read_rows(self.run_dir, self.epoch) if self.run_dir else []
 
 
-def save_checkpoint(
-    path: Path,
-    model: nn.Module,
-    config: Config,
-    *,
-    epoch: int,
-    update: int,
-    metrics: dict[str, Any],
-    environment: dict[str, Any],
-    order_hash: str,
-    data_hashes: dict[str, str],
-    training: Mapping[str, Tensor],
-    progress: dict[str, float],
-) -> None:
-    """Write a checkpoint, whole or not at all.
-
-    Args:
-        path: Replaced if it is there.
-        model: What `eval`, `predict` and exports will use.
-        config: Of the run.
-        epoch: Whole epochs done.
-        update: Updates done.
-        metrics: The newest row of metrics.jsonl.
-        environment: What the numbers depend on besides the config.
-        order_hash: Of the order of the examples in the epoch that is next or under way.
-        data_hashes: Of each split.
-        training: Tensors that only training needs, by name; the file's names are prefixed.
-        progress: What else training needs.
+def save_checkpoint(checkpoint: Checkpoint) -> None:
+    """Write a checkpoint to its path, whole or not at all.
 
     Raises:
         DivergedError: A weight is not finite; nothing is written.
-        OSError: It cannot be written; what was at path is still there.
+        OSError: It cannot be written; what was at the path is unchanged.
     """
-    named = model.state_dict() | {TRAINING_PREFIX + name: t for name, t in training.items()}
+    training = {TRAINING_PREFIX + name: t for name, t in checkpoint.training.items()}
+    named = checkpoint.model.state_dict() | training
     tensors = {name: t.detach().cpu().contiguous() for name, t in named.items()}
     if bad := _not_finite(tensors):
-        raise DivergedError(f"{bad} is not finite after update {update}: not saved")
+        raise DivergedError(f"{bad} is not finite after update {checkpoint.update}: not saved")
     metadata = {
         "format_version": FORMAT_VERSION,
-        "config": config.model_dump_json(),
-        "epoch": str(epoch),
-        "update": str(update),
-        "metrics": json.dumps(metrics),
-        "environment": json.dumps(environment),
-        "order_hash": order_hash,
-        "data_hashes": json.dumps(data_hashes),
-        "progress": json.dumps(progress),
+        "config": checkpoint.config.model_dump_json(),
+        "order_hash": checkpoint.order_hash,
         "content_sha256": ZEROS,
     }
-    write_atomically(path, fill_digest(safetensors.torch.save(tensors, metadata)))
+    for name in ("epoch", "update", "metrics", "environment", "data_hashes", "progress"):
+        metadata[name] = json.dumps(getattr(checkpoint, name))
+    write_atomically(checkpoint.path, fill_digest(safetensors.torch.save(tensors, metadata)))
 
 
 def fill_digest(content: bytes) -> bytes:
-    """A file's bytes with their SHA-256, as 64 digits, in place of `content_sha256`'s zeros.
+    """Put the SHA-256 of a file's bytes, as 64 digits, in place of the zeros of `content_sha256`.
 
-    Found by its name: a config may hold 64 zeros too, and safetensors writes metadata in any order.
+    The place is found by its name, since a config may contain 64 zeros too.
     """
     digest = hashlib.sha256(content).hexdigest().encode()
     return _PLACE.sub(lambda place: place[1] + digest, content, count=1)
 
 
 def load_checkpoint(path: str | Path, *, best: bool = False) -> Checkpoint:
-    """Read a checkpoint file, or one of a run directory.
+    """Read a checkpoint file, or the newest whole checkpoint of a run directory.
 
-    Args:
-        path: A file, which is read or refused; or a run directory, whose newest whole checkpoint
-            is read, with a warning for each newer one that is damaged.
-        best: Of a run directory, the one with the highest validation accuracy (the earliest of
-            equals) instead of the newest.
+    With `best`, read the one of a run directory with the highest validation accuracy instead, the
+    earliest of equals. A damaged checkpoint of a run directory is passed over with a warning.
 
     Raises:
-        CheckpointError: There is none, or the file is not a whole checkpoint of ours.
-        UsageError: The best of one file was asked for.
+        CheckpointError: There is none, or the file is not a whole checkpoint.
+        UsageError: The best of a single file was asked for.
     """
     path = Path(path)
     if path.is_file():
         if best:
-            raise UsageError(f"{path}: the best of a run was asked for, and this is one file of it")
+            raise UsageError(f"{path}: --best chooses among a run's checkpoints; this is one file")
         return _read(path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such run or checkpoint; runs lie under runs/")
@@ -164,48 +156,45 @@ def load_checkpoint(path: str | Path, *, best: bool = False) -> Checkpoint:
         raise CheckpointError(
             f"{path}: no checkpoint in this folder; give a run directory that has one"
         )
-    chosen = None
-    for file in whole_epochs(path):
-        try:
-            checkpoint = _read(file)
-        except CheckpointError as damaged:
-            log.warning("%s", damaged)
-            continue
-        accuracy = checkpoint.metrics.get("validation_accuracy")
-        if accuracy is not None and (
-            chosen is None or accuracy > chosen.metrics["validation_accuracy"]
-        ):
-            chosen = checkpoint
-    if chosen is None:
-        raise CheckpointError(
-            f"{path}: no whole checkpoint with a validation accuracy; train with data.validation"
-        )
-    return chosen
+    rated = (c for c in _readable(whole_epochs(path)) if _validation_accuracy(c) is not None)
+    if chosen := max(rated, key=_validation_accuracy, default=None):
+        return chosen
+    raise CheckpointError(
+        f"{path}: no whole checkpoint with a validation accuracy; train with data.validation"
+    )
 
 
 def newest_good_checkpoint(run_dir: Path) -> Checkpoint | None:
-    """The newest checkpoint of a run that is whole; None where it has not saved any.
+    """The newest whole checkpoint of a run; None if it has not saved any.
 
     Raises:
-        CheckpointError: There are some, and all are damaged.
+        CheckpointError: All its checkpoints are damaged.
     """
-    error = None
-    for path in reversed(list_checkpoints(run_dir)):
+    paths = list_checkpoints(run_dir)
+    newest = next(_readable(reversed(paths)), None)
+    if paths and not newest:
+        raise CheckpointError(f"{run_dir}: all its checkpoints are damaged; train again")
+    return newest
+
+
+def _readable(paths: Iterable[Path]) -> Iterator[Checkpoint]:
+    """Read checkpoints; warn of those that are damaged."""
+    for path in paths:
         try:
-            return _read(path)
+            yield _read(path)
         except CheckpointError as damaged:
             log.warning("%s", damaged)
-            error = damaged
-    if error:
-        raise error
-    return None
+
+
+def _validation_accuracy(checkpoint: Checkpoint) -> Any:
+    return checkpoint.metrics.get("validation_accuracy")
 
 
 def _read(path: Path) -> Checkpoint:
-    """A checkpoint file; believed, and held in memory, only as far as it was checked.
+    """Read and check a checkpoint file.
 
-    The header names a config, the config a network and an optimizer, and these every tensor's
-    shape and so the size of the file, before the rest of it is read.
+    The header is checked first. Its config determines every tensor's shape, and so the size of the
+    file, before the rest is read into memory.
     """
 
     def refuse(reason: str) -> NoReturn:
@@ -234,60 +223,10 @@ def _read(path: Path) -> Checkpoint:
         for name in list(tensors)
         if name.startswith(TRAINING_PREFIX)
     }
-    config = metadata.config
-    model = _skeleton(config)
+    model = empty_network(metadata.config)
     model.load_state_dict(tensors, assign=True)
-    return Checkpoint(
-        path=path,
-        config=config,
-        model=model,
-        epoch=metadata.epoch,
-        update=metadata.update,
-        metrics=metadata.metrics,
-        environment=metadata.environment,
-        order_hash=metadata.order_hash,
-        data_hashes=metadata.data_hashes,
-        training=training,
-        progress=metadata.progress,
-    )
-
-
-def list_checkpoints(run_dir: Path) -> list[Path]:
-    """The checkpoints of a run directory, oldest first."""
-    found = {}
-    for path in (run_dir / "checkpoints").glob("epoch-*.safetensors"):
-        # A copy that a person put beside them, under another name, is not ours to use or delete.
-        if (match := _NAME.fullmatch(path.name)) and path.is_file():
-            found[int(match[1]), int(match[2] or 0)] = path
-    return [found[position] for position in sorted(found)]
-
-
-def whole_epochs(run_dir: Path) -> dict[Path, int]:
-    """The checkpoints of a run directory that were written at an epoch's end, oldest first."""
-    matches = ((path, _NAME.fullmatch(path.name)) for path in list_checkpoints(run_dir))
-    return {path: int(match[1]) for path, match in matches if match and match[2] is None}
-
-
-def checkpoint_path(run_dir: Path, epoch: int, update: int | None = None) -> Path:
-    """Where the checkpoint of a whole epoch lies, or of an update in the epoch after it."""
-    within = "" if update is None else f"-update-{update}"
-    return run_dir / "checkpoints" / f"epoch-{epoch:03d}{within}.safetensors"
-
-
-def run_of(checkpoint: Checkpoint) -> Path | None:
-    """The run directory in which a checkpoint lies; None where it lies in none."""
-    folder = checkpoint.path.parent
-    return folder.parent if folder.name == "checkpoints" else None
-
-
-def run_name(checkpoint: Checkpoint) -> str:
-    """The name of a checkpoint's run directory, or of the file where it lies in none.
-
-    Short and of printable characters whatever the folder is called.
-    """
-    name = (run_of(checkpoint) or checkpoint.path.with_suffix("")).absolute().name
-    name = "".join(c if c.isprintable() else "?" for c in name)
-    return name if len(name) <= 60 else name[:59] + "…"
+    fields = {name: value for name, value in metadata if name in Checkpoint.__dataclass_fields__}
+    return Checkpoint(path=path, model=model, training=training, **fields)
 
 
 def weights_sha256(model: nn.Module) -> str:
@@ -299,7 +238,7 @@ def weights_sha256(model: nn.Module) -> str:
 
 
 def _check_header(head: bytes, file_size: int, refuse: Callable[[str], NoReturn]) -> _Metadata:
-    """Check a header, against its own config and the file's size; its metadata."""
+    """Check a header against its own config and the file's size. Returns its metadata."""
     if len(head) < 8 or not head[8:].startswith(b"{") or len(_DIGEST.findall(head)) != 1:
         refuse("not a checkpoint of mnist-mlp, or damaged")
     try:
@@ -313,25 +252,14 @@ def _check_header(head: bytes, file_size: int, refuse: Callable[[str], NoReturn]
         refuse(f"damaged ({type(error).__name__})")
 
     config = metadata.config
-    expected = {name: list(t.shape) for name, t in _skeleton(config).state_dict().items()}
-    if any(name.startswith(TRAINING_PREFIX) for name in found):  # else: weights only
-        names = remembered(config.optimizer.name, config.optimizer.momentum)
-        trained = _skeleton(config, trained=True)
-        expected |= {
-            f"{TRAINING_PREFIX}optimizer.{name}.{key}": [] if key == "step" else list(t.shape)
-            for name, t in trained.named_parameters()
-            for key in names
-        }
-        expected |= {
-            f"{TRAINING_PREFIX}{kind}.{name}": list(t.shape)
-            for kind in other_networks(config)
-            for name, t in named_floats(trained)
-        }
+    expected = {name: list(t.shape) for name, t in empty_network(config).state_dict().items()}
+    if any(name.startswith(TRAINING_PREFIX) for name in found):  # otherwise: weights only
+        expected |= {TRAINING_PREFIX + name: s for name, s in state_shapes(config).items()}
     losses = TRAINING_PREFIX + "losses"  # (examples,), only within an epoch
     if losses in found:
         examples = len(shape := found[losses][1]) == 1 and shape[0]
         if type(examples) is not int or not 0 < examples <= max(TRAINING_EXAMPLES.values()):
-            refuse(f"{losses} is {_shown(shape)}, which is no part of an epoch")
+            refuse(f"{losses} is {_shown(shape)}, not a part of an epoch")
         expected[losses] = [examples]
     if found.keys() != expected.keys():
         odd = _shown(min(found.keys() ^ expected.keys()))
@@ -347,25 +275,8 @@ def _check_header(head: bytes, file_size: int, refuse: Callable[[str], NoReturn]
     return metadata
 
 
-def other_networks(config: Config) -> list[str]:
-    """What a checkpoint holds besides the network that is used, where that is made of others.
-
-    `model`: the one that is trained; `average`: its running average, where more is done to that.
-    """
-    averages, folds = config.optimizer.average > 0, config.model.batch_norm
-    return ["model"] * (averages or folds) + ["average"] * (averages and folds)
-
-
-def _skeleton(config: Config, *, trained: bool = False) -> nn.Sequential:
-    """A config's network, or the one that is trained for it, without memory for its numbers."""
-    model = config.model
-    with torch.device("meta"):
-        batch_norm = model.batch_norm and trained
-        return build_mlp(model.layer_sizes, model.activation, batch_norm=batch_norm)
-
-
 def _shown(value: object) -> str:
-    """What a file says, short and on one line whatever it is."""
+    """A value from a file as short text on one line."""
     return ascii(value).strip("'")[:80]
 
 
@@ -377,7 +288,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_digest(content: bytes, refuse: Callable[[str], NoReturn]) -> None:
-    match = _DIGEST.search(content)  # the one in the header, which comes first
+    match = _DIGEST.search(content)  # the first is the header's
     start, end = match.span(1) if match else (0, 0)
     digest = hashlib.sha256(content[:start])
     digest.update(ZEROS.encode())
@@ -388,3 +299,12 @@ def _check_digest(content: bytes, refuse: Callable[[str], NoReturn]) -> None:
 
 def _not_finite(tensors: dict[str, Tensor]) -> str | None:
     return next((name for name, t in tensors.items() if not bool(t.isfinite().all())), None)
+
+
+# TEMPORARY
+def run_of(c):  # type: ignore # noqa
+    return c.run_dir
+
+
+def run_name(c):  # type: ignore # noqa
+    return c.run_name

@@ -1,7 +1,7 @@
 """Step 6: ∂L/∂W₁ = ∂L/∂z₃ · ∂z₃/∂a₂ · ∂a₂/∂z₂ · ∂z₂/∂a₁ · ∂a₁/∂z₁ · ∂z₁/∂W₁.
 
-The chain rule, backward from the loss, for a whole batch: by hand for any stack of Linear and
-ReLU, and by PyTorch's autograd for the rest. Both leave each parameter's gradient in its `.grad`.
+`chain_rule` is this formula written out, for any stack of Linear and ReLU layers and a whole batch.
+`autograd` leaves it to PyTorch, for any model. Both write each parameter's gradient to its `.grad`.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mnist_mlp.steps.loss import cross_entropy, softmax
 
 Backward = Callable[[Tensor, Tensor], Tensor]
-"""From images (B, D) and labels (B,) to the logits (B, C), detached."""
+"""Maps images (B, D) and labels (B,) to the logits (B, C), detached, and computes gradients."""
 
 
 def autograd(model: nn.Module) -> Backward:
@@ -28,7 +28,7 @@ def autograd(model: nn.Module) -> Backward:
 
 
 def chain_rule(model: nn.Sequential) -> Backward:
-    """Gradients by the lesson's own formula, for what `is_linear_relu_stack` accepts.
+    """Gradients by the lesson's formula, for a model that `is_linear_relu_stack` accepts.
 
     Raises:
         ValueError: The model is of another kind.
@@ -39,24 +39,24 @@ def chain_rule(model: nn.Sequential) -> Backward:
     weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    one_hot = torch.eye(layers[-1].out_features).to(weights[0])  # row k: y of label k
+    one_hot = torch.eye(layers[-1].out_features).to(weights[0])  # row k: y for label k
 
     @torch.no_grad()
     def backward(images: Tensor, labels: Tensor) -> Tensor:
-        # Forward. activations[k] is the input of layer k+1: x, a₁, a₂ of shape (B, inputs).
+        # Forward pass. activations[k] is the input of layer k+1: x, a₁, a₂, each (B, inputs).
         activations = [images.flatten(1)]
         for W, b in zip(weights[:-1], biases[:-1], strict=True):
             activations.append(torch.addmm(b, activations[-1], W.t()).relu_())  # ReLU(W·a + b)
         logits = torch.addmm(biases[-1], activations[-1], weights[-1].t())  # (B, C)
 
-        # ∂L/∂softmax · ∂softmax/∂z of the last layer is p − y; the loss is a mean over B.
-        dz = (softmax(logits) - one_hot[labels]).div_(len(labels))
+        # For the last layer ∂L/∂softmax · ∂softmax/∂z is p − y. The loss is a mean over B.
+        dz = (softmax(logits) - one_hot[labels]).div_(len(labels))  # (B, C)
         for k in range(len(layers) - 1, -1, -1):
             W, b, a = weights[k], biases[k], activations[k]
-            torch.mm(dz.t(), a, out=W.grad)  # ∂z/∂W is the layer's input
+            torch.mm(dz.t(), a, out=W.grad)  # ∂z/∂W is the layer's input a
             torch.sum(dz, dim=0, out=b.grad)  # ∂z/∂b is 1
             if k > 0:
-                da = dz @ W  # ∂z/∂a of the layer before is W
+                da = dz @ W  # ∂z/∂a is W
                 dz = torch.where(a > 0, da, 0)  # ∂a/∂z is 1 where the neuron fired, else 0
         return logits
 
@@ -64,7 +64,7 @@ def chain_rule(model: nn.Sequential) -> Backward:
 
 
 def is_linear_relu_stack(model: nn.Module) -> bool:
-    """Whether a model is Flatten, then Linear and ReLU in turn, ending in Linear, all with bias."""
+    """Whether a model is Flatten, then Linear (with bias) and ReLU in turn, ending in Linear."""
     modules = list(model.children())
     linear, relu = modules[1::2], modules[2::2]
     return (

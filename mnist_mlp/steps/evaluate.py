@@ -1,4 +1,4 @@
-"""Step 8's last line: loss and accuracy on examples the network does not learn from."""
+"""Step 8, its last line: loss and accuracy on examples that the network does not learn from."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from mnist_mlp.steps.data import to_images
 from mnist_mlp.steps.loss import cross_entropies
 
 CHUNK = 2_000
-"""Images of one forward pass; it bounds memory and does not change the result but by rounding."""
+"""Images in one forward pass. It limits memory and changes results only by rounding."""
 
 
 @dataclass(frozen=True)
 class DigitScores:
-    """How well one digit is told from the others; a ratio with nothing below it is 0."""
+    """How well one digit is recognised. A ratio is 0 where its denominator is 0."""
 
     digit: int
     precision: float
@@ -25,7 +25,7 @@ class DigitScores:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Sums over examples, divided by examples."""
+    """Mean loss (nats) and accuracy over all examples; confusion matrix, rows true labels."""
 
     examples: int
     loss: float
@@ -53,13 +53,7 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate_model(model: nn.Module, pixels: Tensor, labels: Tensor) -> Evaluation:
-    """Mean cross-entropy (nats), accuracy and confusion matrix (rows true, columns predicted).
-
-    Args:
-        model: From images (B, D) to logits (B, C).
-        pixels: (N, D), bytes or images in [0, 1].
-        labels: (N,).
-    """
+    """Evaluate a model on examples: pixels (N, D), uint8 or images in [0, 1], and labels (N,)."""
     training = model.training
     model.eval()
     loss = torch.zeros((), dtype=torch.float64, device=labels.device)
@@ -67,7 +61,7 @@ def evaluate_model(model: nn.Module, pixels: Tensor, labels: Tensor) -> Evaluati
     for x, y in zip(torch.split(pixels, CHUNK), torch.split(labels, CHUNK), strict=True):
         logits = model(to_images(x))  # (B, C)
         loss += cross_entropies(logits, y).sum(dtype=torch.float64)
-        cells.append(y * logits.shape[1] + logits.argmax(dim=1))  # row-major index of the cell
+        cells.append(y * logits.shape[1] + logits.argmax(dim=1))  # the cell's row-major index
     model.train(training)
     classes = logits.shape[1]
     matrix = torch.cat(cells).bincount(minlength=classes**2).view(classes, classes)

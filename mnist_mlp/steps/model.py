@@ -1,6 +1,6 @@
-"""Steps 2-3: z = W·x + b, a = ReLU(z), layer after layer, and how many numbers that takes.
+"""Steps 2-3: z = W·x + b, a = ReLU(z), layer after layer, and how many parameters that takes.
 
-The network is a plain `nn.Sequential` that ends in logits; softmax belongs to the loss.
+The network is a plain `nn.Sequential` that ends in logits. Softmax belongs to the loss.
 """
 
 import copy
@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
+from mnist_mlp.constants import LESSON_LAYER_SIZES
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "identity": nn.Identity,
@@ -23,24 +25,24 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 def build_mlp(
-    layer_sizes: Sequence[int] = (784, 128, 64, 10),
+    layer_sizes: Sequence[int] = LESSON_LAYER_SIZES,
     activation: str = "relu",
     seed: int | None = None,
     *,
     batch_norm: bool = False,
 ) -> nn.Sequential:
-    """A multilayer perceptron: images of shape (B, 784), (B, 28, 28) or (B, 1, 28, 28) to logits.
+    """A multilayer perceptron. Maps images (B, 784), (B, 28, 28) or (B, 1, 28, 28) to logits.
 
-    Layers are named `layer1`, `relu1`, `layer2`, ...; `layer1.weight` has shape (128, 784).
-    Weights and biases start as PyTorch's `nn.Linear` starts them: uniform within ±1/√inputs.
+    Its modules are called `layer1`, `relu1`, `layer2`, ...; `layer1.weight` is (128, 784). Weights
+    and biases start as `nn.Linear` starts them: uniform within ±1/√inputs.
 
     Args:
-        layer_sizes: Inputs, hidden units of each layer, classes.
-        activation: A key of `ACTIVATIONS`, put after every layer but the last.
-        seed: The same numbers as after `torch.manual_seed(seed)`, with the global generator left
-            as it was; None draws from the global generator.
-        batch_norm: Put `norm1`, `norm2`, ... between each layer but the last and its activation,
-            for training; `fold_batch_norm` takes them out again.
+        layer_sizes: Inputs, units of each hidden layer, classes.
+        activation: A key of `ACTIVATIONS`, used after every layer but the last.
+        seed: Gives the numbers that `torch.manual_seed(seed)` would give, and leaves PyTorch's
+            global generator as it was. None uses the global generator.
+        batch_norm: Insert `norm1`, `norm2`, ... between each hidden layer and its activation, for
+            training. `fold_batch_norm` removes them again.
     """
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
@@ -56,11 +58,13 @@ def build_mlp(
 
 
 def fold_batch_norm(model: nn.Sequential) -> nn.Sequential:
-    """A network without batch normalisation that says what model says when it is evaluated.
+    """A network that computes the same without batch normalisation; a model without any is kept.
 
-    There, normalisation is one more linear function, γ·(z − mean)/√(variance + ε) + β, which
-    becomes part of the layer before it.
+    In evaluation, normalisation is a linear function, γ·(z − mean)/√(variance + ε) + β. It becomes
+    part of the layer before it.
     """
+    if not any(isinstance(module, nn.BatchNorm1d) for module in model):
+        return model
     folded: OrderedDict[str, nn.Module] = OrderedDict()
     for name, module in copy.deepcopy(model).eval().named_children():
         if isinstance(module, nn.BatchNorm1d):
@@ -88,7 +92,7 @@ class LayerCount:
 
 
 def count_parameters(model: nn.Module) -> list[LayerCount]:
-    """The parameters of each `nn.Linear` of a model, counted tensor by tensor."""
+    """The parameters of each `nn.Linear` of a model, counted from its tensors."""
     return [
         LayerCount(
             name=name,

@@ -1,13 +1,15 @@
-"""Step 8: for each epoch, for each batch: forward, loss, backward, update; then evaluate.
+"""Step 8: for each epoch, for each training example: forward, loss, backward, update; evaluate.
 
-`fit` yields what happens and prints nothing.
+`train` is that loop. It yields what happens and prints nothing. `TorchUpdates` is the readable way
+to make its updates, from the functions of Steps 1 to 7. `mnist_mlp.updates` has faster ways.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, repeat
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,21 +18,31 @@ from torch.optim import Optimizer
 from mnist_mlp.constants import CLASSES
 from mnist_mlp.errors import DivergedError
 from mnist_mlp.steps.backprop import Backward, autograd
-from mnist_mlp.steps.data import Dataset, epoch_order
+from mnist_mlp.steps.data import Dataset, Split, epoch_order, to_images
 from mnist_mlp.steps.evaluate import evaluate_model
 from mnist_mlp.steps.loss import cross_entropies
-from mnist_mlp.updates.fused import TorchUpdates, Updates
 
 PROGRESS_S = 0.2
-"""Seconds between two `Progress` reports, each of which waits for the device."""
+"""Seconds between two `Progress` reports. Each one waits for the device."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where to resume: in `epoch` (from 1), after the examples that `losses` (n,) belong to.
+
+    `correct` counts those of them that were classified correctly.
+    """
+
+    epoch: int
+    losses: Tensor
+    correct: int
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a running epoch is; with the model and the optimizer, enough to go on from there.
+    """How far training is. `loss` and `accuracy` are means over this epoch's examples so far.
 
-    `losses` holds the loss of each of the epoch's examples so far, just before the update that it
-    was part of, `correct` counts those that were read right. The next event overwrites `losses`.
+    The next event overwrites `position.losses`.
     """
 
     epoch: int
@@ -38,18 +50,16 @@ class Progress:
     examples_seen: int
     loss: float
     accuracy: float
-    losses: Tensor
-    correct: int
+    position: Position
 
 
 @dataclass(frozen=True)
 class EpochResult:
-    """A row of metrics.jsonl.
+    """A row of metrics.jsonl. Losses are mean cross-entropies in nats.
 
-    Losses are mean cross-entropies in nats. `train_loss` and `train_accuracy` are of each batch
-    just before its own update; in row 0, the untrained network, of the whole training set.
-    `learning_rate` is that of the last update (row 0: of the first one to come), `seconds` runs
-    from the first update.
+    `train_loss` and `train_accuracy` are measured on each batch just before its update; in row 0,
+    the untrained network, on the whole training set. `learning_rate` is that of the last update
+    (in row 0: of the first). `seconds` counts from the first update.
     """
 
     epoch: int
@@ -65,132 +75,255 @@ class EpochResult:
     seconds: float
 
 
+class Updates(Protocol):
+    """What `train` needs of a way to make updates. One update is Steps 2 to 7 on one batch."""
+
+    model: nn.Sequential
+    batch_size: int
+
+    def epoch(
+        self, epoch: int, order: Tensor, learning_rates: Sequence[float], done: int, logits: Tensor
+    ) -> Iterator[int]:
+        """Make the updates of an epoch. Yields the number of a batch, from 0, after its update.
+
+        Args:
+            epoch: From 1.
+            order: (N,), the examples' indices. Each update takes the next `batch_size` of them.
+            learning_rates: One for each update.
+            done: Skip this many batches: their updates were made before the run was stopped.
+            logits: (N, C). Each update writes its batch's logits from before the update.
+        """
+        ...
+
+    def network(self) -> nn.Sequential:
+        """The network to evaluate and save, with the weights that the updates have made so far."""
+        return self.model
+
+    def complete(self, logits: Tensor) -> None:
+        """Make these rows of the logits complete before they are read. By default they are."""
+        return
+
+    def report_due(self, batch: int, overdue: bool) -> bool:
+        """Whether to report progress after a batch. `overdue`: the last report is long ago."""
+        return overdue
+
+
+class TorchUpdates(Updates):
+    """Updates by PyTorch's modules and optimizers, one step of the lesson after the other."""
+
+    def __init__(
+        self,
+        model: nn.Sequential,
+        optimizer: Optimizer,
+        backward: Backward,
+        train: Split,
+        batch_size: int,
+    ) -> None:
+        self.model, self.optimizer, self.backward = model, optimizer, backward
+        self.train, self.batch_size = train, batch_size
+
+    def epoch(
+        self, epoch: int, order: Tensor, learning_rates: Sequence[float], done: int, logits: Tensor
+    ) -> Iterator[int]:
+        """See `Updates`."""
+        self.model.train()
+        self.order = order
+        for batch in range(done, len(learning_rates)):
+            rows = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
+            self.optimizer.param_groups[0]["lr"] = learning_rates[batch]
+            logits[rows] = self.update(rows)
+            yield batch
+
+    def update(self, rows: slice | Tensor) -> Tensor:
+        """Make one update with these rows of the epoch's order; their logits (B, C) before it."""
+        images, labels = self.examples(rows)
+        logits = self.backward(images, labels)  # forward pass, loss, backward pass
+        self.optimizer.step()  # update
+        return logits
+
+    def examples(self, rows: slice | Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, 784) and labels (B,)."""
+        pixels, labels = (tensor.index_select(0, self.order[rows]) for tensor in self.train)
+        return to_images(pixels), labels
+
+
 def fit(
-    model: nn.Module,
+    model: nn.Sequential,
     data: Dataset,
-    optimizer: Optimizer | None,
+    optimizer: Optimizer,
     *,
     epochs: int,
     batch_size: int,
     seed: int = 0,
     learning_rates: Iterable[float] | None = None,
     backward: Backward | None = None,
-    updates: Updates | None = None,
     test_each_epoch: bool = True,
-    resume: Progress | None = None,
-    inference: Callable[[], nn.Module] | None = None,
 ) -> Iterator[Progress | EpochResult]:
-    """Train a model in place, yielding an `EpochResult` for epochs 0 (untrained) to `epochs`.
-
-    Between them come `Progress` reports, a few a second. Whenever it yields, the model is whole:
-    the last update is done and the next not begun.
+    """Train a model in place with a PyTorch optimizer; yields as `train` does.
 
     Args:
-        model: From images (B, 784) to logits (B, 10), on the data's device.
-        data: The test set is reported and decides nothing.
-        optimizer: Step 7; not needed where `updates` and `learning_rates` are given.
-        epochs: Passes over the training set.
-        batch_size: Examples an update; the last batch of an epoch may be smaller.
+        model: Maps images (B, 784) to logits (B, C), on the data's device.
+        data: The test split is only reported; it decides nothing.
+        optimizer: For the model's parameters.
+        epochs: Passes over the training split.
+        batch_size: Examples in a batch; the last one of an epoch may be smaller.
         seed: Decides the order of the examples.
-        learning_rates: One for each update of the whole run; by default the optimizer's own.
-        backward: Step 6; by default autograd.
-        updates: How updates are made; by default by `backward` and the optimizer.
-        test_each_epoch: False: evaluate the test set once, after the last epoch.
-        resume: Go on after this position: the model and the optimizer must be as they were there.
-            Row 0 is not yielded again.
-        inference: Gives the network that is evaluated, where that is not the model itself.
+        learning_rates: One for each update of the run; by default the optimizer's own.
+        backward: `chain_rule(model)`, or by default `autograd(model)`.
+        test_each_epoch: False: evaluate the test split only after the last epoch.
 
     Raises:
-        DivergedError: A loss or a weight was not finite; names the first such update.
+        DivergedError: A loss or a weight is not finite. The message names the first such update.
     """
-    if optimizer:
-        updates = updates or TorchUpdates(
-            model, optimizer, backward or autograd(model), data.train, batch_size
-        )
-        learning_rates = learning_rates or repeat(float(optimizer.param_groups[0]["lr"]))
-    if not (updates and learning_rates):
-        raise ValueError("fit needs an optimizer, or updates and learning_rates")
-    labels = data.train.labels  # (N,)
-    examples, batches = len(labels), math.ceil(len(labels) / batch_size)
-    rates = iter(learning_rates)
+    updates = TorchUpdates(model, optimizer, backward or autograd(model), data.train, batch_size)
+    rates = learning_rates or repeat(float(optimizer.param_groups[0]["lr"]))
+    return train(
+        updates,
+        data,
+        epochs=epochs,
+        learning_rates=rates,
+        seed=seed,
+        test_each_epoch=test_each_epoch,
+    )
 
-    def result(epoch: int, train_loss: float, train_accuracy: float, rate: float) -> EpochResult:
-        with_test = test_each_epoch or epoch == epochs
-        network = inference() if inference else model
-        validation = evaluate_model(network, *data.validation) if data.validation else None
-        test = evaluate_model(network, *data.test) if with_test else None
-        for evaluation in (validation, test):
+
+def train(
+    updates: Updates,
+    data: Dataset,
+    *,
+    epochs: int,
+    learning_rates: Iterable[float],
+    seed: int = 0,
+    test_each_epoch: bool = True,
+    resume: Position | None = None,
+) -> Iterator[Progress | EpochResult]:
+    """Step 8. Yields an `EpochResult` for epoch 0 (untrained), 1, ... and `Progress` in between.
+
+    `fit` explains the arguments. With `resume`, training goes on from there: the model and the
+    optimizer must be as they were, and row 0 is left out.
+    """
+    meter = _Meter(updates, data, learning_rates, epochs, test_each_epoch)
+    if not resume:
+        yield meter.untrained()
+    for epoch in range(resume.epoch if resume else 1, epochs + 1):  # for each epoch:
+        order = epoch_order(len(data.train.labels), seed, epoch).to(data.train.labels.device)
+        rates, done = meter.begin(epoch, order, resume)
+        # for each training example, in batches: forward pass, loss, backward pass, update
+        for batch in updates.epoch(epoch, order, rates, done, meter.logits):
+            if meter.report_due(batch):
+                yield meter.progress(batch)
+        yield meter.evaluate()  # evaluate on the test set
+
+
+class _Meter:
+    """Measures an epoch as it runs: losses, accuracy, time, and whether all numbers are finite.
+
+    The numbers stay on the device until they are reported: reading one waits for the device.
+    """
+
+    def __init__(
+        self,
+        updates: Updates,
+        data: Dataset,
+        learning_rates: Iterable[float],
+        epochs: int,
+        test_each_epoch: bool,
+    ) -> None:
+        examples, device = len(data.train.labels), data.train.labels.device
+        self.updates, self.data, self.learning_rates = updates, data, iter(learning_rates)
+        self.epochs, self.test_each_epoch = epochs, test_each_epoch
+        self.batches = math.ceil(examples / updates.batch_size)
+        self.logits = torch.empty(examples, CLASSES, device=device)
+        self.losses = torch.empty(examples, device=device)
+        self.epoch, self.started = 0, 0.0
+
+    def untrained(self) -> EpochResult:
+        """Row 0."""
+        self.learning_rate = next(self.learning_rates)
+        self.learning_rates = chain([self.learning_rate], self.learning_rates)
+        network = self.updates.network()
+        untrained = evaluate_model(network, *self.data.train)
+        self.loss, self.accuracy = untrained.loss, untrained.accuracy
+        return self._result(network)
+
+    def begin(self, epoch: int, order: Tensor, resume: Position | None) -> tuple[list[float], int]:
+        """Begin an epoch, or resume within it. Returns its learning rates and its batches done."""
+        self.reported = time.monotonic()
+        self.started = self.started or self.reported
+        skipped = (epoch - 1 - self.epoch) * self.batches
+        rates = list(islice(self.learning_rates, skipped, skipped + self.batches))
+        if len(rates) < self.batches:
+            raise ValueError(f"learning_rates ends within epoch {epoch}")
+        self.epoch, self.learning_rate = epoch, rates[-1]
+        self.targets = self.data.train.labels[order]
+        self.seen = self.correct = 0
+        if resume and resume.epoch == epoch:
+            self.seen, self.correct = len(resume.losses), resume.correct
+            self.losses[: self.seen] = resume.losses
+        return rates, self.seen // self.updates.batch_size  # never within the last, smaller batch
+
+    def report_due(self, batch: int) -> bool:
+        """Whether to report after this batch; always after the epoch's last."""
+        overdue = time.monotonic() - self.reported > PROGRESS_S
+        return batch == self.batches - 1 or self.updates.report_due(batch, overdue)
+
+    def progress(self, batch: int) -> Progress:
+        """Measure the batches since the last report."""
+        new = slice(self.seen, min((batch + 1) * self.updates.batch_size, len(self.targets)))
+        logits, targets = self.logits[new], self.targets[new]
+        self.updates.complete(logits)
+        self.losses[new] = losses = cross_entropies(logits, targets)
+        updates = (self.epoch - 1) * self.batches
+        if len(bad := losses.isfinite().logical_not().nonzero()):
+            first_bad = (new.start + int(bad[0])) // self.updates.batch_size
+            raise self._diverged("the loss of", updates + first_bad + 1)
+        self.correct += int((logits.argmax(dim=1) == targets).sum())
+        self.seen = new.stop
+        self.loss = float(self.losses[: self.seen].sum(dtype=torch.float64)) / self.seen
+        self.accuracy = self.correct / self.seen
+        self.reported = time.monotonic()
+        return Progress(
+            epoch=self.epoch,
+            updates=updates + batch + 1,
+            examples_seen=(self.epoch - 1) * len(self.targets) + self.seen,
+            loss=self.loss,
+            accuracy=self.accuracy,
+            position=Position(self.epoch, self.losses[: self.seen], self.correct),
+        )
+
+    def evaluate(self) -> EpochResult:
+        """The row of the epoch that has just ended."""
+        network = self.updates.network()
+        if not all(bool(weight.isfinite().all()) for weight in self.updates.model.parameters()):
+            raise self._diverged("a weight after", self.epoch * self.batches)
+        return self._result(network)
+
+    def _result(self, network: nn.Module) -> EpochResult:
+        data, epoch = self.data, self.epoch
+        with_test = self.test_each_epoch or epoch == self.epochs
+        held_out: dict[str, float | None] = {}
+        for name, split in {
+            "validation": data.validation,
+            "test": data.test if with_test else None,
+        }.items():
+            evaluation = evaluate_model(network, *split) if split else None
             if evaluation and not math.isfinite(evaluation.loss):
-                raise _diverged(epoch * batches, epoch, "the loss after")
+                raise self._diverged("the loss after", epoch * self.batches)
+            held_out[f"{name}_loss"] = evaluation.loss if evaluation else None
+            held_out[f"{name}_accuracy"] = evaluation.accuracy if evaluation else None
         return EpochResult(
             epoch=epoch,
-            updates=epoch * batches,
-            examples_seen=epoch * examples,
-            learning_rate=rate,
-            train_loss=train_loss,
-            train_accuracy=train_accuracy,
-            validation_loss=validation.loss if validation else None,
-            validation_accuracy=validation.accuracy if validation else None,
-            test_loss=test.loss if test else None,
-            test_accuracy=test.accuracy if test else None,
-            seconds=time.monotonic() - started if epoch else 0.0,
+            updates=epoch * self.batches,
+            examples_seen=epoch * len(data.train.labels),
+            learning_rate=self.learning_rate,
+            train_loss=self.loss,
+            train_accuracy=self.accuracy,
+            **held_out,
+            seconds=time.monotonic() - self.started if self.started else 0.0,
         )
 
-    if resume is None:
-        untrained = evaluate_model(inference() if inference else model, *data.train)
-        rate = next(rates)
-        rates = chain([rate], rates)
-        yield result(0, untrained.loss, untrained.accuracy, rate)
-
-    started = reported = time.monotonic()
-    model.train()
-    # Numbers stay on the device until one is reported: reading one waits for all work before it.
-    logits = torch.empty(examples, CLASSES, device=labels.device)
-    losses = torch.empty(examples, device=labels.device)
-    first = resume.epoch if resume else 1
-    for _ in islice(rates, (first - 1) * batches):
-        pass
-    for epoch in range(first, epochs + 1):
-        order = epoch_order(examples, seed, epoch).to(labels.device)  # (N,)
-        targets = labels[order]
-        seen = correct = 0
-        if resume and resume.epoch == epoch:
-            seen, correct = len(resume.losses), resume.correct
-            losses[:seen] = resume.losses
-        epoch_rates = list(islice(rates, batches))
-        if len(epoch_rates) < batches:
-            raise ValueError(f"learning_rates ends within epoch {epoch}")
-        done = seen // batch_size  # never the ragged last batch
-        made = updates.epoch(order, logits, epoch_rates, done, epoch)
-        for batch, _ in enumerate(made, start=done):
-            last = batch == batches - 1
-            if last or updates.due(batch, overdue=time.monotonic() - reported > PROGRESS_S):
-                new = slice(seen, min((batch + 1) * batch_size, examples))
-                updates.settle(logits[new])
-                seen = new.stop
-                losses[new] = cross_entropies(logits[new], targets[new])
-                correct += int((logits[new].argmax(dim=1) == targets[new]).sum())
-                if len(bad := losses[new].isfinite().logical_not().nonzero()):
-                    update = (epoch - 1) * batches + (new.start + int(bad[0])) // batch_size + 1
-                    raise _diverged(update, epoch, "the loss of")
-                running = Progress(
-                    epoch=epoch,
-                    updates=(epoch - 1) * batches + batch + 1,
-                    examples_seen=(epoch - 1) * examples + seen,
-                    loss=float(losses[:seen].sum(dtype=torch.float64)) / seen,
-                    accuracy=correct / seen,
-                    losses=losses[:seen],
-                    correct=correct,
-                )
-                yield running
-                reported = time.monotonic()
-        if not all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
-            raise _diverged(epoch * batches, epoch, "a weight after")
-        yield result(epoch, running.loss, running.accuracy, epoch_rates[-1])
-
-
-def _diverged(update: int, epoch: int, what: str) -> DivergedError:
-    return DivergedError(
-        f"training diverged: {what} update {update} (epoch {epoch}) is not a finite number\n"
-        "optimizer.learning_rate or optimizer.weight_decay is too large"
-    )
+    def _diverged(self, what: str, update: int) -> DivergedError:
+        return DivergedError(
+            f"training diverged: {what} update {update} (epoch {self.epoch}) is not a finite number"
+            "\noptimizer.learning_rate or optimizer.weight_decay is too large"
+        )

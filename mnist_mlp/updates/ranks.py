@@ -1,10 +1,13 @@
-"""Which of several processes this is, in torchrun's words; without torchrun, the only one."""
+"""Which of several processes this is, as torchrun's environment variables say.
+
+Without torchrun there is one process, of rank 0.
+"""
 
 import os
 
 
 def processes() -> int:
-    """How many there are, on all machines."""
+    """The number of processes, on all machines."""
     return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
 
 
@@ -19,5 +22,5 @@ def local_rank() -> int:
 
 
 def local_processes() -> int:
-    """How many there are on this machine."""
+    """The number of processes on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if processes() > 1 else 1

@@ -11,7 +11,8 @@ from PIL import Image
 from torch import nn
 
 from mnist_mlp.errors import UsageError
-from mnist_mlp.runs.training import RunEvent, RunResult, RunStart, load_config_dataset
+from mnist_mlp.runs.environment import load_config_dataset
+from mnist_mlp.runs.training import RunEvent, RunResult, RunStart
 from mnist_mlp.steps.data import Split
 from mnist_mlp.steps.evaluate import evaluate_model
 from mnist_mlp.steps.train import EpochResult

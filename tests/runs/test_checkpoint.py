@@ -14,12 +14,12 @@ from safetensors import safe_open
 from mnist_mlp.config import Config
 from mnist_mlp.errors import CheckpointError, DivergedError
 from mnist_mlp.runs.checkpoint import (
-    checkpoint_path,
-    list_checkpoints,
+    Checkpoint,
     load_checkpoint,
     save_checkpoint,
     weights_sha256,
 )
+from mnist_mlp.runs.directory import checkpoint_path, list_checkpoints
 from mnist_mlp.steps.model import build_mlp
 
 CONFIG = Config.model_validate(
@@ -36,10 +36,10 @@ def saved(
     model = build_mlp(CONFIG.model.layer_sizes, seed=1)
     if bias is not None:
         model.load_state_dict({"layer1.bias": bias}, strict=False)
-    save_checkpoint(
-        Path(path),
-        model,
-        config,
+    checkpoint = Checkpoint(
+        path=Path(path),
+        model=model,
+        config=config,
         epoch=2,
         update=30,
         metrics={"epoch": 2},
@@ -55,6 +55,7 @@ def saved(
         },
         progress={"correct": 3},
     )
+    save_checkpoint(checkpoint)
     return Path(path)
 
 

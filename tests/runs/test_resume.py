@@ -19,9 +19,12 @@ import torch
 
 from mnist_mlp.config import Config, load_config
 from mnist_mlp.errors import CheckpointError, DataError, RunInUseError, StoppedError, UsageError
+from mnist_mlp.runs import record
 from mnist_mlp.runs import training as run_module
-from mnist_mlp.runs.checkpoint import list_checkpoints, load_checkpoint, weights_sha256
-from mnist_mlp.runs.training import RunResult, load_config_dataset, run_events, train_model
+from mnist_mlp.runs.checkpoint import load_checkpoint, weights_sha256
+from mnist_mlp.runs.directory import list_checkpoints
+from mnist_mlp.runs.environment import load_config_dataset
+from mnist_mlp.runs.training import RunResult, run_events, train_model
 from mnist_mlp.steps import train
 from mnist_mlp.steps.data import Dataset, Split, epoch_order
 from mnist_mlp.steps.evaluate import evaluate_model
@@ -170,7 +173,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert load_checkpoint("run").epoch == 3
     for checkpoint in list_checkpoints(Path("run")):
         checkpoint.write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"epoch-001\.safetensors"):
+    with pytest.raises(CheckpointError, match="run: all its checkpoints are damaged"):
         resumed(digits(), "run")
 
 
@@ -239,10 +242,10 @@ def test_other_data_are_refused_and_another_order_is_told(
     def reversed_order(examples: int, seed: int, epoch: int) -> torch.Tensor:
         return epoch_order(examples, seed, epoch).flip(0)
 
-    monkeypatch.setattr(run_module, "epoch_order", reversed_order)
+    monkeypatch.setattr(record, "epoch_order", reversed_order)
     resumed(digits("train.epochs=4"), "run")
     assert caplog.messages == [
-        "resuming, but not bit for bit: PyTorch shuffles the examples otherwise"
+        "resuming, but not bit for bit: PyTorch shuffles the examples differently"
     ]
 
 

@@ -5,28 +5,29 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 
-from mnist_mlp.config import Config, load_config
+from mnist_mlp.config import Config, ModelConfig, load_config
 from mnist_mlp.errors import CheckpointError, DeviceError, DivergedError, UsageError
+from mnist_mlp.runs import directory, learner, record
 from mnist_mlp.runs import training as run_module
-from mnist_mlp.runs.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from mnist_mlp.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from mnist_mlp.runs.directory import list_checkpoints, newest_run
+from mnist_mlp.runs.environment import load_config_dataset, resolve_device, threads_of
 from mnist_mlp.runs.training import (
     RunResult,
     RunStart,
-    load_config_dataset,
-    newest_run,
-    resolve_device,
     run_events,
-    threads_of,
     train_model,
 )
+from mnist_mlp.steps.backprop import is_linear_relu_stack
 from mnist_mlp.steps.evaluate import evaluate_model
+from mnist_mlp.steps.model import build_mlp
 from mnist_mlp.steps.optimizer import build_optimizer
-from mnist_mlp.steps.train import EpochResult, fit
+from mnist_mlp.steps.train import EpochResult, Updates, train
 
 
 def digits(*overrides: str) -> Config:
@@ -53,7 +54,7 @@ def test_the_run_directory_records_the_run() -> None:
     assert environment["device"] == "cpu"
     assert environment["threads"] == 1
     assert environment["seed"] == 0
-    assert environment["backward"] == "chain_rule"
+    assert environment["backward"] == "fused"
 
     rows = metrics(run)
     assert [row["epoch"] for row in rows] == [0, 1, 2]
@@ -100,11 +101,11 @@ def test_a_dry_run_goes_the_whole_way_and_leaves_nothing(
 ) -> None:
     saved = []
 
-    def note_save(path: Path, *arguments: object, **keywords: object) -> None:
-        save_checkpoint(path, *arguments, **keywords)  # type: ignore[arg-type]
-        saved.append(load_checkpoint(path).update)
+    def note_save(checkpoint: Checkpoint) -> None:
+        save_checkpoint(checkpoint)
+        saved.append(load_checkpoint(checkpoint.path).update)
 
-    monkeypatch.setattr(run_module, "save_checkpoint", note_save)
+    monkeypatch.setattr(record, "save_checkpoint", note_save)
     *_, result = run_events(digits("train.epochs=7"), "wanted", dry_run=True)
     assert isinstance(result, RunResult)
     assert (result.run_dir, result.epochs, result.updates) == (None, 1, 2)
@@ -147,7 +148,7 @@ def test_starts_at_once_choose_different_directories() -> None:
 
     def start() -> None:
         barrier.wait()
-        chosen.append(run_module._new_directory("run"))
+        chosen.append(directory._new_directory("run"))
 
     threads = [threading.Thread(target=start) for _ in range(8)]
     for thread in threads:
@@ -162,13 +163,13 @@ def test_a_diverged_run_keeps_its_last_good_checkpoint(monkeypatch: pytest.Monke
         train_model(digits("optimizer.learning_rate=1e15"), "at-once")
     assert list_checkpoints(Path("at-once")) == []
 
-    def fit_that_breaks(*arguments: object, **keywords: object) -> object:
-        for event in fit(*arguments, **keywords):  # type: ignore[arg-type]
+    def train_that_breaks(*arguments: object, **keywords: object) -> object:
+        for event in train(*arguments, **keywords):  # type: ignore[arg-type]
             yield event
             if isinstance(event, EpochResult) and event.epoch == 1:
                 raise DivergedError("the loss of update 91")
 
-    monkeypatch.setattr(run_module, "fit", fit_that_breaks)
+    monkeypatch.setattr(run_module, "train", train_that_breaks)
     with pytest.raises(DivergedError, match=r"update 91; the last good checkpoint is late/.*001"):
         train_model(digits(), "late")
     assert load_checkpoint("late").epoch == 1
@@ -266,12 +267,12 @@ def test_the_optimizer_and_the_seeds_that_run_are_the_configs(
         asked.update(settings)
         return build_optimizer(parameters)
 
-    def note_fit(*_: Any, **settings: Any) -> Iterator[EpochResult]:
-        asked.update(settings)
+    def note_train(updates: Updates, _: Any, **settings: Any) -> Iterator[EpochResult]:
+        asked.update(settings, batch_size=updates.batch_size)
         return iter(())
 
-    monkeypatch.setattr(run_module, "build_optimizer", note_optimizer)
-    monkeypatch.setattr(run_module, "fit", note_fit)
+    monkeypatch.setattr(learner, "build_optimizer", note_optimizer)
+    monkeypatch.setattr(run_module, "train", note_train)
     settings = {
         "learning_rate": 0.02, "momentum": 0.3, "nesterov": True, "weight_decay": 0.01,
     }  # fmt: skip
@@ -316,7 +317,7 @@ def test_the_backward_of_the_config_is_the_one_that_runs(
     backward: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = "autograd" if backward == "chain_rule" else "chain_rule"
-    monkeypatch.delattr(run_module, other)
+    monkeypatch.delattr(learner, other)
     next(run_events(digits(f"train.backward={backward}", "optimizer.name=adam")))
     with pytest.raises(NameError, match=other):
         next(run_events(digits(f"train.backward={other}", "optimizer.name=adam")))
@@ -325,12 +326,16 @@ def test_the_backward_of_the_config_is_the_one_that_runs(
 @pytest.mark.parametrize(
     ("overrides", "backward", "updates"),
     [
-        ([], "chain_rule", "FusedUpdates"),
+        ([], "fused", "FusedUpdates"),
+        (["train.backward=chain_rule"], "chain_rule", "TorchUpdates"),
         (["train.backward=autograd"], "autograd", "TorchUpdates"),
         (["model.activation=tanh"], "autograd", "TorchUpdates"),
         (["optimizer.momentum=0.9"], "chain_rule", "TorchUpdates"),
         (["optimizer.weight_decay=0.1"], "chain_rule", "TorchUpdates"),
         (["optimizer.name=adamw"], "chain_rule", "TorchUpdates"),
+        (["optimizer.average=0.9"], "chain_rule", "RegularizedUpdates"),
+        (["augment.rotation=5"], "chain_rule", "RegularizedUpdates"),
+        (["model.batch_norm=true"], "autograd", "RegularizedUpdates"),
     ],
 )
 def test_auto_takes_the_shortest_way_and_records_it(
@@ -339,6 +344,17 @@ def test_auto_takes_the_shortest_way_and_records_it(
     start = next(run_events(digits(*overrides)))
     assert isinstance(start, RunStart)
     assert (start.environment["backward"], start.environment["updates"]) == (backward, updates)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("sizes", [(784, 10), (784, 20, 10)])
+def test_a_config_and_its_network_agree_on_where_the_chain_rule_applies(
+    activation: Literal["relu", "tanh"], batch_norm: bool, sizes: tuple[int, ...]
+) -> None:
+    config = ModelConfig(layer_sizes=sizes, activation=activation, batch_norm=batch_norm)
+    model = build_mlp(sizes, activation, batch_norm=batch_norm)
+    assert config.is_linear_relu_stack == is_linear_relu_stack(model)
 
 
 def test_whole_runs_by_either_way_to_the_gradients_are_the_same_training() -> None:

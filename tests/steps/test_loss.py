@@ -21,6 +21,16 @@ def test_against_scipy() -> None:
     assert torch.allclose(cross_entropy(logits, labels), expected.mean(), rtol=1e-12)
 
 
+def test_an_examples_loss_is_the_same_in_any_batch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 5 * torch.randn(20_000, 10, generator=generator)
+    labels = torch.randint(0, 10, (20_000,), generator=generator)
+    together = cross_entropies(logits, labels)
+    for size in (1, 7, 64, 100, 999):
+        parts = zip(torch.split(logits, size), torch.split(labels, size), strict=True)
+        assert torch.equal(torch.cat([cross_entropies(*part) for part in parts]), together)
+
+
 def test_huge_logits_do_not_overflow() -> None:
     logits = torch.tensor([[1e4, 0.0, -1e4]])
     assert softmax(logits).tolist() == [[1.0, 0.0, 0.0]]

@@ -4,13 +4,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mnist_mlp.steps import train as train_module
 from mnist_mlp.steps.backprop import chain_rule
 from mnist_mlp.steps.data import Dataset, Split, epoch_order, load_dataset
 from mnist_mlp.steps.model import build_mlp
 from mnist_mlp.steps.optimizer import build_optimizer
-from mnist_mlp.steps.train import EpochResult, fit
+from mnist_mlp.steps.train import EpochResult, TorchUpdates, Updates, train
 from mnist_mlp.updates import fused as updates_module
-from mnist_mlp.updates.fused import FusedUpdates, GraphedUpdates, TorchUpdates, Updates
+from mnist_mlp.updates.fused import FusedUpdates
+from mnist_mlp.updates.graphed import GraphedUpdates
 
 LAYER_SIZES = [(784, 128, 64, 10), (784, 10), (784, 30, 20, 20, 10)]
 
@@ -46,12 +48,9 @@ def trained(
     logits = torch.zeros(examples, 10, dtype=dtype)
     for epoch in range(1, epochs + 1):
         rates = [rate / (1 + k) ** 0.1 for k in range(-(-examples // batch_size))]
-        count = sum(
-            1 for _ in updates.epoch(epoch_order(examples, 0, epoch), logits, rates, 0, epoch)
-        )
-        assert count == len(rates)
-        updates.settle(logits)
-    return [p.detach() for p in model.parameters()], logits
+        made = list(updates.epoch(epoch, epoch_order(examples, 0, epoch), rates, 0, logits))
+        assert made == list(range(len(rates)))
+    return [p.detach() for p in updates.network().parameters()], logits
 
 
 @pytest.mark.parametrize("sizes", LAYER_SIZES)
@@ -72,7 +71,7 @@ def test_in_float64_they_are_the_same_to_13_digits_over_whole_epochs(
     digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where no rounding tips a ReLU over, which in float32 happens now and then."""
-    monkeypatch.setattr(updates_module, "to_images", lambda pixels: pixels.double() / 255)
+    monkeypatch.setattr(train_module, "to_images", lambda pixels: pixels.double() / 255)
     for batch_size in (50, 128):
         fused, fused_logits = trained(
             FusedUpdates, digits, batch_size, epochs=3, dtype=torch.float64
@@ -121,12 +120,11 @@ def test_an_epoch_gone_on_with_is_bit_for_bit_the_same(
             again = build_mlp(seed=1)
             again.load_state_dict(model.state_dict())
             updates = made_by(kind, again, 0.05, digits.train, batch_size)
-            made = updates.epoch(order, logits, rates, done, 1)
+            made = updates.epoch(1, order, rates, done, logits)
             while done < stop:
-                next(made)
+                assert next(made) == done
                 done += 1
-            updates.settle(logits)
-            model = again
+            model = updates.network()
         weights = [p.detach() for p in model.parameters()]
         whole = whole or weights
         assert all(torch.equal(a, b) for a, b in zip(weights, whole, strict=True))
@@ -148,10 +146,7 @@ def test_what_comes_before_recording_leaves_no_trace(
         kind = GraphedUpdates if graphed else TorchUpdates
         updates = kind(model, optimizer, chain_rule(model), digits.train, batch_size)
         rates = [0.01 / (1 + k) for k in range(3 * -(-1437 // batch_size))]
-        events = fit(
-            model, digits, None, epochs=3, batch_size=batch_size, updates=updates,
-            learning_rates=rates,
-        )  # fmt: skip
+        events = train(updates, digits, epochs=3, learning_rates=rates)
         rows = [event for event in events if isinstance(event, EpochResult)]
         ends.append(([row.train_loss for row in rows], list(model.parameters())))
     (losses, weights), (usual_losses, usual_weights) = ends
@@ -172,7 +167,7 @@ def test_fused_updates_refuse_what_they_are_not_for(digits: Dataset) -> None:
     with pytest.raises(ValueError, match="Linear and ReLU"):
         FusedUpdates(build_mlp(activation="tanh"), digits.train, 64)
     images = Split(digits.train.images, digits.train.labels)
-    with pytest.raises(ValueError, match="bytes"):
+    with pytest.raises(ValueError, match="uint8"):
         FusedUpdates(build_mlp(), images, 64)
 
 
@@ -183,9 +178,7 @@ def rows(data: Dataset, device: str, graphed: bool, name: str, **settings: Any) 
     data = data.to(torch.device(device))
     updates = kind(model, optimizer, chain_rule(model), data.train, 50)
     rates = [settings["learning_rate"] / (1 + k // 29) for k in range(3 * 29)]
-    events = fit(
-        model, data, optimizer, epochs=3, batch_size=50, updates=updates, learning_rates=rates
-    )
+    events = train(updates, data, epochs=3, learning_rates=rates)
     return [event.train_loss for event in events if isinstance(event, EpochResult)]
 
 

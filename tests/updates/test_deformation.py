@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mnist_mlp import load_config, load_dataset, train_model
-from mnist_mlp.steps.augment import AFFINE_DRAWS, Deformation
+from mnist_mlp.updates.deformation import AFFINE_AMOUNTS, Deformation
 from tests.conftest import Outcome
 
 
@@ -24,36 +24,36 @@ def middle(images: Tensor) -> Tensor:
     return torch.stack([(square.sum(dim=axis) @ along) / mass for axis in (1, 2)], dim=1)
 
 
-def draws(**which: float) -> Tensor:
+def amounts(**which: float) -> Tensor:
     names = ("rotation", "scale_x", "scale_y", "shear", "right", "down")
     return torch.tensor([[which.get(name, 0.0) for name in names]]).expand(50, -1)
 
 
-def test_nothing_drawn_is_nothing_done(images: Tensor) -> None:
+def test_amounts_of_zero_change_nothing(images: Tensor) -> None:
     deformation = Deformation(rotation=20, scale=0.2, shear=0.3, translation=3)
-    assert torch.allclose(deformation(images, draws()), images, atol=1e-5)
-    every = Deformation(0, 0, 0, 0).draw(50, seed=0, epoch=1)
+    assert torch.allclose(deformation(images, amounts()), images, atol=1e-5)
+    every = Deformation(0, 0, 0, 0).sample(50, seed=0, epoch=1)
     assert torch.allclose(Deformation()(images, every), images, atol=1e-5)
 
 
 def test_a_translation_by_whole_pixels_moves_every_pixel(images: Tensor) -> None:
-    moved = Deformation(translation=2)(images, draws(right=1, down=-0.5)).view(-1, 28, 28)
+    moved = Deformation(translation=2)(images, amounts(right=1, down=-0.5)).view(-1, 28, 28)
     expected = torch.zeros(50, 28, 28)
     expected[:, 1:, :-2] = images.view(-1, 28, 28)[:, :-1, 2:]
     assert torch.allclose(moved, expected, atol=1e-5)
 
 
 def test_a_quarter_turn_is_a_quarter_turn(images: Tensor) -> None:
-    turned = Deformation(rotation=90)(images, draws(rotation=1)).view(-1, 28, 28)
+    turned = Deformation(rotation=90)(images, amounts(rotation=1)).view(-1, 28, 28)
     assert torch.allclose(turned, torch.rot90(images.view(-1, 28, 28), 1, (1, 2)), atol=1e-4)
 
 
 def test_scale_and_shear_are_of_their_axis(images: Tensor) -> None:
-    sheared = Deformation(shear=0.5)(images, draws(shear=1)).view(-1, 28, 28)
+    sheared = Deformation(shear=0.5)(images, amounts(shear=1)).view(-1, 28, 28)
     rows_before, rows_after = (t.sum(dim=2) for t in (images.view(-1, 28, 28), sheared))
     inner = slice(8, 20)  # where nothing is moved out of the image
     assert torch.allclose(rows_before[:, inner], rows_after[:, inner], atol=0.2)
-    small = Deformation(scale=0.5)(images, draws(scale_x=1)).view(-1, 28, 28)
+    small = Deformation(scale=0.5)(images, amounts(scale_x=1)).view(-1, 28, 28)
     lit = (small.sum(dim=1) > 0.01).sum(dim=1).float().mean()
     before = (images.view(-1, 28, 28).sum(dim=1) > 0.01).sum(dim=1).float().mean()
     assert 0.6 < lit / before < 0.85
@@ -61,40 +61,40 @@ def test_scale_and_shear_are_of_their_axis(images: Tensor) -> None:
 
 def test_amounts_are_the_largest(images: Tensor) -> None:
     deformation = Deformation(translation=3)
-    drawn = deformation.draw(50, seed=0, epoch=1)
-    assert drawn.shape == (50, AFFINE_DRAWS)
-    distance = (middle(deformation(images, drawn)) - middle(images)).abs()
+    sampled = deformation.sample(50, seed=0, epoch=1)
+    assert sampled.shape == (50, AFFINE_AMOUNTS)
+    distance = (middle(deformation(images, sampled)) - middle(images)).abs()
     assert 2.5 < distance.max() <= 3.01
-    assert torch.allclose(distance, drawn[:, 4:].abs() * 3, atol=0.2)
+    assert torch.allclose(distance, sampled[:, 4:].abs() * 3, atol=0.2)
 
 
 def test_an_elastic_map_moves_neighbours_together(images: Tensor) -> None:
     ramp = (torch.arange(784.0) / 784).expand(50, -1)
     deformation = Deformation(elastic=0.5)
-    moved = deformation(ramp, deformation.draw(50, seed=1, epoch=1)).view(-1, 28, 28)
+    moved = deformation(ramp, deformation.sample(50, seed=1, epoch=1)).view(-1, 28, 28)
     inner = (moved - ramp.view(-1, 28, 28))[:, 3:-3, 3:-3] * 28  # in rows: what each pixel moved
     assert 0.3 < inner.std() < 0.6
     assert (inner[:, 1:] - inner[:, :-1]).std() < 0.5 * inner.std()
 
 
-def test_draws_depend_on_seed_and_epoch_alone() -> None:
+def test_random_amounts_depend_on_seed_and_epoch_alone() -> None:
     deformation = Deformation(rotation=10, elastic=0.3)
-    first = deformation.draw(30, seed=1, epoch=2)
+    first = deformation.sample(30, seed=1, epoch=2)
     torch.rand(7)
-    assert torch.equal(first, deformation.draw(30, seed=1, epoch=2))
+    assert torch.equal(first, deformation.sample(30, seed=1, epoch=2))
     for seed, epoch in ((1, 3), (2, 2)):
-        assert not torch.equal(first, deformation.draw(30, seed, epoch))
-    even = first[:, :AFFINE_DRAWS]
-    assert -1 <= even.min() < -0.8
-    assert 0.8 < even.max() <= 1
+        assert not torch.equal(first, deformation.sample(30, seed, epoch))
+    uniform = first[:, :AFFINE_AMOUNTS]
+    assert -1 <= uniform.min() < -0.8
+    assert 0.8 < uniform.max() <= 1
 
 
 def test_images_are_deformed_alike_whatever_batch_they_are_in(images: Tensor) -> None:
     deformation = Deformation(rotation=10, scale=0.1, shear=0.1, translation=2, elastic=0.3)
-    drawn = deformation.draw(50, seed=0, epoch=1)
-    together = deformation(images, drawn)
-    pairs = zip(torch.split(images, 1), torch.split(drawn, 1), strict=True)
-    alone = torch.cat([deformation(image, draw) for image, draw in pairs])
+    sampled = deformation.sample(50, seed=0, epoch=1)
+    together = deformation(images, sampled)
+    pairs = zip(torch.split(images, 1), torch.split(sampled, 1), strict=True)
+    alone = torch.cat([deformation(image, row) for image, row in pairs])
     assert torch.allclose(together, alone, atol=1e-5)
     assert together.min() >= 0
     assert together.max() <= 1 + 1e-6
@@ -103,8 +103,8 @@ def test_images_are_deformed_alike_whatever_batch_they_are_in(images: Tensor) ->
 
 def test_training_on_deformed_images_fits_them_less_and_reads_better() -> None:
     plain = load_config("digits", ["train.epochs=10", "train.test_each_epoch=false"])
-    amounts = ["augment.rotation=10", "augment.scale=0.1", "augment.translation=1"]
-    deformed = load_config("digits", ["train.epochs=10", "train.test_each_epoch=false", *amounts])
+    augment = ["augment.rotation=10", "augment.scale=0.1", "augment.translation=1"]
+    deformed = load_config("digits", ["train.epochs=10", "train.test_each_epoch=false", *augment])
     without, with_ = (train_model(config) for config in (plain, deformed))
     assert with_.train_loss > without.train_loss
     assert with_.test_accuracy is not None
@@ -131,6 +131,6 @@ def test_degrees_are_degrees(images: Tensor) -> None:
     """A point right of the middle, looked at after a turn of 30 degrees."""
     point = torch.zeros(1, 28, 28)
     point[0, 14, 22:24] = 1
-    turned = Deformation(rotation=30)(point.flatten(1), draws(rotation=1)[:1])
+    turned = Deformation(rotation=30)(point.flatten(1), amounts(rotation=1)[:1])
     column, row = middle(turned)[0].tolist()
     assert math.degrees(math.atan2(-row, column)) == pytest.approx(30, abs=4)

@@ -1,0 +1,168 @@
+"""A run's folder: its name, its lock, the names of its files. No torch is imported here.
+
+A run directory holds `config.yaml` (complete; it can be trained from again), `environment.json`,
+`metrics.jsonl` (a row for each epoch) and `checkpoints/`.
+"""
+
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from mnist_mlp.errors import CheckpointError, RunInUseError, UsageError
+
+if TYPE_CHECKING:
+    from mnist_mlp.steps.train import EpochResult
+
+RUNS = Path("runs")
+"""Where run directories are created and looked for, below the current folder."""
+_CHECKPOINT = re.compile(r"epoch-(\d{3,})(?:-update-(\d+))?\.safetensors")
+
+
+def checkpoint_path(run_dir: Path, epoch: int, update: int | None = None) -> Path:
+    """The checkpoint after an epoch, or after an update within the next epoch."""
+    within = "" if update is None else f"-update-{update}"
+    return run_dir / "checkpoints" / f"epoch-{epoch:03d}{within}.safetensors"
+
+
+def list_checkpoints(run_dir: Path) -> list[Path]:
+    """The checkpoints of a run directory, oldest first. Files with other names are left alone."""
+    found = {}
+    for path in (run_dir / "checkpoints").glob("epoch-*.safetensors"):
+        if (match := _CHECKPOINT.fullmatch(path.name)) and path.is_file():
+            found[int(match[1]), int(match[2] or 0)] = path
+    return [found[position] for position in sorted(found)]
+
+
+def whole_epochs(run_dir: Path) -> dict[Path, int]:
+    """The checkpoints that were written at the end of an epoch, oldest first, with that epoch."""
+    matches = ((path, _CHECKPOINT.fullmatch(path.name)) for path in list_checkpoints(run_dir))
+    return {path: int(match[1]) for path, match in matches if match and match[2] is None}
+
+
+def newest_run(runs: Path = RUNS) -> Path:
+    """The run directory with the youngest checkpoint.
+
+    Raises:
+        CheckpointError: No run has a checkpoint.
+    """
+    checkpoints = [c for run in runs.glob("*/") for c in list_checkpoints(run)[-1:]]
+    if not checkpoints:
+        raise CheckpointError(
+            f"{runs}/: no run with a checkpoint here; "
+            "train first (mnist-mlp train --config digits) or name a run directory"
+        )
+    return max(checkpoints, key=lambda path: path.stat().st_mtime_ns).parent.parent
+
+
+def read_rows(run_dir: Path, epochs: int) -> list["EpochResult"]:
+    """The rows of metrics.jsonl up to an epoch, or to the first that is torn or out of order."""
+    from pydantic import TypeAdapter
+
+    from mnist_mlp.steps.train import EpochResult
+
+    adapter, rows = TypeAdapter(EpochResult), list[EpochResult]()
+    try:
+        lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return rows
+    for line in lines:
+        try:
+            row = adapter.validate_json(line)
+        except ValueError:
+            break
+        if row.epoch != len(rows) or row.epoch > epochs:
+            break
+        rows.append(row)
+    return rows
+
+
+@contextmanager
+def open_directory(
+    name: str, run_dir: str | Path | None, *, resume: bool, dry_run: bool
+) -> Iterator[Path]:
+    """Create or reopen a run directory, and hold its lock inside a `with` block.
+
+    Args:
+        name: For a new directory `runs/<name>-NNN`, where run_dir is None.
+        run_dir: To create, or to resume.
+        resume: It may hold checkpoints.
+        dry_run: Use a folder that is removed again, beside where the run would be.
+
+    Raises:
+        RunInUseError: Another process holds the lock.
+        UsageError: The directory holds a checkpoint, or files that are not a run's.
+        OSError: It cannot be written to.
+    """
+    if dry_run:
+        wanted = Path(run_dir or RUNS).absolute()
+        beside = next(folder for folder in (wanted, *wanted.parents) if folder.is_dir())
+        with tempfile.TemporaryDirectory(prefix=".mnist-mlp-", dir=beside) as scratch:
+            yield Path(scratch)
+        return
+    directory = _new_directory(name) if run_dir is None else Path(run_dir)
+    directory.mkdir(parents=True, exist_ok=True)
+    with _lock(directory):
+        if run_dir is not None and not resume:
+            _refuse_used(directory)  # another process may have been faster
+        yield directory
+
+
+def refuse_unusable(run_dir: Path) -> None:
+    """Refuse a directory for a new run, as `open_directory` would, before anything is loaded."""
+    if (run_dir / ".lock").exists():
+        with _lock(run_dir):
+            pass  # "another process trains here" explains more than "holds a checkpoint"
+    _refuse_used(run_dir)
+
+
+@contextmanager
+def _lock(directory: Path) -> Iterator[None]:
+    """Keep other trainers out of a run directory; remove what a killed one left half-written.
+
+    The lock is the operating system's: it ends with its process, however that ends.
+    """
+    try:
+        with FileLock(directory / ".lock", blocking=False):
+            for left in [*directory.glob(".*.tmp"), *directory.glob("checkpoints/.*.tmp")]:
+                left.unlink()
+            yield
+    except Timeout:
+        raise RunInUseError(
+            f"{directory}: another process is training here; wait for it or choose another run"
+        ) from None
+
+
+def _new_directory(name: str) -> Path:
+    RUNS.mkdir(exist_ok=True)
+    numbered = re.compile(rf"{re.escape(name)}-(\d{{3,9}})")
+    taken = [int(m[1]) for path in RUNS.iterdir() if (m := numbered.fullmatch(path.name))]
+    number = max(taken, default=0)
+    while True:
+        number += 1
+        directory = RUNS / f"{name}-{number:03d}"
+        try:
+            directory.mkdir()
+        except FileExistsError:  # another process was faster
+            continue
+        return directory
+
+
+def _refuse_used(run_dir: Path) -> None:
+    """A new run needs a new or empty directory, or that of a run without any checkpoint."""
+    if not run_dir.exists():
+        return
+    if not run_dir.is_dir():
+        raise UsageError(f"{run_dir}: a file, not a folder; choose another --run-dir")
+    if list_checkpoints(run_dir):
+        raise UsageError(
+            f"{run_dir}: already holds a checkpoint; choose another --run-dir, "
+            f"or continue that run with --resume {run_dir}"
+        )
+    names = {path.name for path in run_dir.iterdir()} - {".lock"}
+    if names and "environment.json" not in names:
+        raise UsageError(f"{run_dir}: holds files that are no run's; choose another --run-dir")

@@ -1,0 +1,109 @@
+"""Where a run takes place: its device, its CPU threads, its data, and the versions in use."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mnist_mlp.config import Config
+from mnist_mlp.errors import DeviceError
+from mnist_mlp.runs.learner import is_fusible
+from mnist_mlp.steps.data import Dataset, load_dataset
+from mnist_mlp.updates.ranks import local_processes, local_rank, processes
+
+
+def load_config_dataset(config: Config, root: str | None = None) -> Dataset:
+    """The data set of a config, on the CPU. A root given here replaces the config's."""
+    data = config.data
+    return load_dataset(data.dataset, root or data.root, data.mirrors, data.validation, config.seed)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that auto, cpu or cuda stands for on this machine.
+
+    Raises:
+        DeviceError: CUDA was asked for and there is none. The CPU never replaces it silently.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise DeviceError(
+            f"device cuda: torch {torch.__version__} finds no CUDA device here; use --device cpu"
+        )
+    if not available or name == "cpu":
+        return torch.device("cpu")
+    if processes() > 1:  # one GPU for each
+        if local_rank() >= torch.cuda.device_count():
+            raise DeviceError(
+                f"{local_processes()} processes, but {torch.cuda.device_count()} CUDA devices "
+                "here; start as many, or use --device cpu"
+            )
+        torch.cuda.set_device(local_rank())
+        return torch.device("cuda", local_rank())
+    return torch.device("cuda")
+
+
+def threads_of(config: Config) -> int:
+    """The number of CPU threads: the config's, or else one or two by a fixed rule.
+
+    Two, where there are two cores, for batches of at least 32 if updates are fused, otherwise of
+    at least 256. Smaller batches gain less from a second thread than it costs beside other work.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = (len(affinity(0)) if affinity else os.cpu_count() or 1) // local_processes()
+    enough = config.train.batch_size >= (32 if is_fusible(config) else 256)
+    return config.threads or (max(1, min(2, cores)) if enough else 1)
+
+
+@contextmanager
+def cpu_threads(threads: int) -> Iterator[None]:
+    """Let torch use this many CPU threads inside a `with` block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def describe_environment(seed: int, device: torch.device) -> dict[str, Any]:
+    """What a run's numbers depend on besides its config."""
+    packages = ("mnist-mlp", "torchvision", "numpy", "scikit-learn", "safetensors")
+    cuda = device.type == "cuda"
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {package: metadata.version(package) for package in packages}
+        | {"torch": torch.__version__},
+        "device": device.type,
+        "device_name": torch.cuda.get_device_name(device) if cuda else platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "processes": processes(),
+        "seed": seed,
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout that this package runs from, if it is one."""
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],  # noqa: S607 - found on PATH, as in a shell
+            cwd=checkout,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip()

@@ -1,0 +1,110 @@
+"""What a run writes into its directory while it trains: metrics and checkpoints."""
+
+import hashlib
+import json
+from collections.abc import Container
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mnist_mlp.files import append, write_atomically
+from mnist_mlp.runs.checkpoint import Checkpoint, save_checkpoint
+from mnist_mlp.runs.directory import checkpoint_path, list_checkpoints, whole_epochs
+from mnist_mlp.runs.learner import Learner
+from mnist_mlp.steps.data import Dataset, epoch_order
+from mnist_mlp.steps.train import EpochResult, Progress
+
+
+class Record:
+    """The rows and checkpoints of a run.
+
+    Of several processes only rank 0 has a directory; in the others the rows are kept in memory.
+    """
+
+    def __init__(
+        self, directory: Path | None, learner: Learner, data: Dataset, environment: dict[str, Any]
+    ) -> None:
+        self.directory, self.learner = directory, learner
+        self.config, self.environment = learner.config, environment
+        self.examples = len(data.train.labels)
+        self.data_hashes = {name: _sha256(*split) for name, split in data.splits().items()}
+        self.rows: list[EpochResult] = []
+
+    def begin(self, rows: list[EpochResult]) -> None:
+        """Write all files but checkpoints, with the rows so far."""
+        self.rows = rows
+        if not self.directory:
+            return
+        write_atomically(self.directory / "environment.json", _json(self.environment))
+        write_atomically(self.directory / "config.yaml", self.config.to_yaml().encode())
+        metrics = b"".join(_json(asdict(row)) for row in rows)
+        write_atomically(self.directory / "metrics.jsonl", metrics)
+        (self.directory / "checkpoints").mkdir(exist_ok=True)
+
+    def add(self, row: EpochResult) -> None:
+        """Append a row to the metrics."""
+        self.rows.append(row)
+        if self.directory:
+            append(self.directory / "metrics.jsonl", _json(asdict(row)))
+
+    def save_is_due(self) -> bool:
+        """Whether the config asks for a checkpoint after the newest row's epoch."""
+        row = self.rows[-1]
+        last = row.epoch == self.config.train.epochs
+        due = row.epoch % self.config.checkpoint.every_epochs == 0
+        return row.epoch > 0 and (last or due or self._best_epoch() is row)
+
+    def save(self, seconds: float, within: Progress | None = None) -> None:
+        """Save a checkpoint, of the newest row's epoch or within the next one; delete old ones.
+
+        The newest `checkpoint.keep` stay, and the best by validation.
+        """
+        if not self.directory:
+            return
+        row = self.rows[-1]
+        update = within.updates if within else row.updates
+        state = self.learner.state()
+        if within:
+            state["losses"] = within.position.losses
+        save_checkpoint(
+            Checkpoint(
+                path=checkpoint_path(self.directory, row.epoch, update if within else None),
+                config=self.config,
+                model=self.learner.updates.network(),
+                epoch=row.epoch,
+                update=update,
+                metrics=asdict(row),
+                environment=self.environment,
+                order_hash=self.order_hash(row.epoch + 1),
+                data_hashes=self.data_hashes,
+                training=state,
+                progress={"correct": within.position.correct if within else 0, "seconds": seconds},
+            )
+        )
+        best = self._best_epoch(set(whole_epochs(self.directory).values()))
+        for old in list_checkpoints(self.directory)[: -self.config.checkpoint.keep]:
+            if best is None or old != checkpoint_path(self.directory, best.epoch):
+                old.unlink()
+
+    def order_hash(self, epoch: int) -> str:
+        """A hash of the order in which an epoch visits the training examples."""
+        return _sha256(epoch_order(self.examples, self.config.seed, epoch))
+
+    def _best_epoch(self, among: Container[int] | None = None) -> EpochResult | None:
+        """The earliest row with the highest validation accuracy, as `load_checkpoint` chooses."""
+        trained = [row for row in self.rows if row.epoch and (not among or row.epoch in among)]
+        rated = [row for row in trained if row.validation_accuracy is not None]
+        return max(rated, key=lambda row: row.validation_accuracy or 0.0, default=None)
+
+
+def _sha256(*tensors: Tensor) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.cpu().contiguous().numpy().data)  # no copy
+    return digest.hexdigest()
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value) + "\n").encode()

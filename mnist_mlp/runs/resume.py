@@ -1,0 +1,113 @@
+"""Resuming a run: what may have changed since, and what a checkpoint puts back."""
+
+import logging
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from mnist_mlp.config import Config
+from mnist_mlp.errors import CheckpointError, DataError, UsageError
+from mnist_mlp.runs.checkpoint import Checkpoint
+from mnist_mlp.runs.directory import list_checkpoints, read_rows
+from mnist_mlp.runs.record import Record
+from mnist_mlp.steps.train import EpochResult, Position
+
+log = logging.getLogger(__name__)
+
+RESUMABLE = (
+    "name", "device", "threads", "train.epochs", "data.root", "data.mirrors",
+    "checkpoint.every_epochs", "checkpoint.keep", "report",
+)  # fmt: skip
+"""The keys that may change. `train.epochs` may not, if the schedule depends on it."""
+
+
+def resume_run(checkpoint: Checkpoint, record: Record) -> tuple[Position, float]:
+    """Put a run back to where a checkpoint was written, its files included.
+
+    Returns:
+        Where to go on, and the seconds of training so far.
+
+    Raises:
+        UsageError: The config has changed in a key that may not change.
+        DataError: The data set is not the one that the run was trained on.
+        CheckpointError: Parts of the checkpoint contradict each other, or metrics are missing.
+    """
+    _refuse_changes(checkpoint.config, record.config, checkpoint.epoch)
+    for name, digest in checkpoint.data_hashes.items():
+        if digest != record.data_hashes.get(name):
+            raise DataError(
+                f"{record.config.data.dataset}: its {name} split is not the one that "
+                f"{checkpoint.path} was trained with; train again"
+            )
+    for change in _changes(checkpoint.environment, record.environment):
+        log.warning("resuming, but not bit for bit: %s", change)
+    if checkpoint.order_hash != record.order_hash(checkpoint.epoch + 1):
+        log.warning("resuming, but not bit for bit: PyTorch shuffles the examples differently")
+    try:
+        position, seconds = _restore(checkpoint, record)
+        rows = _rows(checkpoint, record)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint.path}: cannot be resumed from: {error}") from None
+    for newer in reversed(list_checkpoints(record.directory) if record.directory else []):
+        if newer == checkpoint.path:
+            break
+        # It is damaged, or it would have been chosen. It must not be chosen next time either.
+        newer.replace(newer.with_name(f"{newer.name}.damaged"))
+    record.begin(rows)
+    return position, seconds
+
+
+def _refuse_changes(was: Config, now: Config, epochs_done: int) -> None:
+    old, new = was.flat(), now.flat()
+    shaped = now.schedule.name in ("cosine", "one_cycle")
+    for key, value in new.items():
+        if value != old[key] and (key not in RESUMABLE or (key == "train.epochs" and shaped)):
+            reason = f" (the {now.schedule.name} schedule is shaped by it)" if shaped else ""
+            raise UsageError(
+                f"{key}: {old[key]} in the run, {value} now; a run is resumed as it was begun"
+                f"{reason if key == 'train.epochs' else ''}"
+            )
+    if now.train.epochs < epochs_done:
+        raise UsageError(f"train.epochs: {now.train.epochs}, but {epochs_done} are done already")
+
+
+def _changes(was: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """Changes of the environment after which a run rounds differently."""
+    for key in ("device", "device_name", "cpu_capability", "threads", "processes"):
+        if was.get(key) != now[key]:
+            yield f"{key} was {was.get(key)}, is {now[key]}"
+    torch_was, torch_is = was.get("versions", {}).get("torch"), now["versions"]["torch"]
+    if torch_was != torch_is:
+        yield f"torch was {torch_was}, is {torch_is}"
+
+
+def _restore(checkpoint: Checkpoint, record: Record) -> tuple[Position, float]:
+    """Put back the network and the optimizer; where to go on, and the seconds so far."""
+    learner = record.learner
+    learner.restore(checkpoint)
+    device = next(learner.model.parameters()).device
+    losses = checkpoint.training.get("losses", torch.empty(0)).to(device)
+    batches = math.ceil(record.examples / learner.updates.batch_size)
+    within = checkpoint.update - checkpoint.epoch * batches
+    if len(losses) != within * learner.updates.batch_size:
+        raise ValueError(f"update {checkpoint.update} and {len(losses)} losses do not agree")
+    correct, seconds = int(checkpoint.progress["correct"]), checkpoint.progress["seconds"]
+    return Position(checkpoint.epoch + 1, losses, correct), float(seconds)
+
+
+def _rows(checkpoint: Checkpoint, record: Record) -> list[EpochResult]:
+    """The metrics up to the checkpoint."""
+    newest = EpochResult(**checkpoint.metrics)
+    if not record.directory:
+        return [newest]
+    rows = read_rows(record.directory, checkpoint.epoch)
+    if not rows:
+        raise CheckpointError(
+            f"{record.directory / 'metrics.jsonl'}: its row of the untrained network is lost; "
+            "put the file back, or train again"
+        )
+    if rows[-1].epoch < checkpoint.epoch:
+        rows.append(newest)
+    return rows

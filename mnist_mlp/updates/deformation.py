@@ -1,0 +1,86 @@
+"""Random deformation of whole batches of images, so that no image is seen twice.
+
+Each image gets its own affine map (rotation, scale of each axis, shear, translation) and, if asked
+for, an elastic one: a coarse grid of random displacements, interpolated smoothly (Simard,
+Steinkraus and Platt, "Best Practices for Convolutional Neural Networks", 2003).
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mnist_mlp.constants import SIDE
+from mnist_mlp.steps.data import keyed_generator
+
+GRID = 7
+"""Displacements along each side of the elastic grid."""
+AFFINE_AMOUNTS = 6
+"""Random numbers of one affine map: rotation, scale of x, scale of y, shear, right, down."""
+
+
+@dataclass(frozen=True)
+class Deformation:
+    """How strongly images are deformed. Affine amounts are uniform between −value and +value."""
+
+    rotation: float = 0.0
+    """Degrees."""
+    scale: float = 0.0
+    """Relative growth or shrinkage of each axis."""
+    shear: float = 0.0
+    """Columns that a row moves for each row of distance from the middle."""
+    translation: float = 0.0
+    """Pixels along each axis."""
+    elastic: float = 0.0
+    """Standard deviation, in pixels, of the elastic grid's displacements."""
+
+    def sample(self, examples: int, seed: int, epoch: int) -> Tensor:
+        """An epoch's random amounts (examples, amounts of one image), on the CPU.
+
+        They depend only on the seed and the epoch, so that a run resumed within an epoch uses the
+        same ones.
+        """
+        generator = keyed_generator(seed, "augment", epoch)
+        uniform = torch.rand(examples, AFFINE_AMOUNTS, generator=generator).mul_(2).sub_(1)
+        if not self.elastic:
+            return uniform
+        grid = torch.randn(examples, 2 * GRID**2, generator=generator)
+        return torch.cat([uniform, grid], dim=1)
+
+    def __call__(self, images: Tensor, amounts: Tensor) -> Tensor:
+        """Deform images (B, 784) in [0, 1], each by its row of amounts (B, amounts of one image).
+
+        The map leads from each output pixel to a point of the input, which is interpolated
+        bilinearly.
+        """
+        turn, grow_x, grow_y, shear, right, down = amounts[:, :AFFINE_AMOUNTS].t()[..., None, None]
+        turn = turn * math.radians(self.rotation)
+        cos, sin = turn.cos(), turn.sin()
+        grow_x, grow_y = 1 + self.scale * grow_x, 1 + self.scale * grow_y
+        shear = self.shear * shear
+        pixel = 2 / SIDE  # grid_sample's coordinates go from −1 to 1 across the image
+        along = (torch.arange(SIDE, device=images.device) + 0.5) * pixel - 1
+        x, y = along, along[:, None]
+        # The points, (B, 2, 28, 28): (rotation · shear · scale) · (x, y) + translation. All x
+        # before all y is faster to write than pairs.
+        points = images.new_empty(len(images), 2, SIDE, SIDE)
+        x_of = (cos * grow_x) * x + right * (self.translation * pixel)
+        y_of = (sin * grow_x) * x + down * (self.translation * pixel)
+        torch.addcmul(x_of, (cos * shear - sin) * grow_y, y, out=points[:, 0])
+        torch.addcmul(y_of, (sin * shear + cos) * grow_y, y, out=points[:, 1])
+        if self.elastic:
+            coarse = amounts[:, AFFINE_AMOUNTS:].reshape(-1, GRID**2)  # (2 B, 49)
+            fine = points.view(-1, SIDE**2)
+            fine.addmm_(coarse, _interpolation().to(amounts), alpha=self.elastic * pixel)
+        square = images.view(-1, 1, SIDE, SIDE)
+        return F.grid_sample(square, points.permute(0, 2, 3, 1), align_corners=False).flatten(1)
+
+
+@cache
+def _interpolation() -> Tensor:
+    """(49, 784): the weight of each displacement of the coarse grid at each pixel (bicubic)."""
+    each = torch.eye(GRID**2).view(-1, 1, GRID, GRID)
+    return F.interpolate(each, size=SIDE, mode="bicubic", align_corners=True).flatten(1)

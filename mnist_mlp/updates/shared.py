@@ -1,0 +1,51 @@
+"""Updates shared by several processes, as `torchrun` starts them.
+
+Each process computes the gradient of its part of every batch. The gradients are summed, so that
+all processes make the update that a single one would make, equal to rounding.
+"""
+
+import torch
+from torch import Tensor
+
+from mnist_mlp.constants import CLASSES
+from mnist_mlp.updates.collectives import largest_of_processes, sum_over_processes
+from mnist_mlp.updates.ranks import processes, rank
+from mnist_mlp.updates.regularized import RegularizedUpdates
+
+ASKED_EACH = 16
+"""Updates after which the processes ask each other whether a progress report is due."""
+
+
+class SharedUpdates(RegularizedUpdates):
+    """Each process computes a part of every batch.
+
+    The parts may differ in size: each process's gradient, a mean over its part, is weighted by its
+    share of the batch.
+    """
+
+    def update(self, rows: slice | Tensor) -> Tensor:
+        """See `TorchUpdates`. The rows of the logits that belong to other processes are 0."""
+        assert isinstance(rows, slice)  # noqa: S101 - as `TorchUpdates.epoch` gives them
+        start, stop, _ = rows.indices(len(self.order))
+        count = stop - start
+        mine = slice(count * rank() // processes(), count * (rank() + 1) // processes())
+        images, labels = self.examples(slice(start + mine.start, start + mine.stop))
+        logits = torch.zeros(count, CLASSES, device=images.device)
+        logits[mine] = self.backward(images, labels)
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in gradients]).mul_(len(labels) / count)
+        sum_over_processes(flat)
+        parts = torch.split(flat, [g.numel() for g in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+        self.optimizer.step()
+        return logits
+
+    def complete(self, logits: Tensor) -> None:
+        """Add the rows of the other processes."""
+        sum_over_processes(logits)
+
+    def report_due(self, batch: int, overdue: bool) -> bool:
+        """See `Updates`. All processes report after the same batch."""
+        asked = (batch + 1) % ASKED_EACH == 0
+        return asked and bool(largest_of_processes(overdue, self.train.labels.device))
