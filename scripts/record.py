@@ -27,11 +27,12 @@ import typer
 sys.path.insert(0, str(Path(__file__).parent.parent))  # for the other scripts
 
 from mnist_mlp import load_config, load_dataset
-from mnist_mlp.runs.training import RunResult, cpu_threads, run_events, train_model
-from mnist_mlp.steps.augment import Deformation
+from mnist_mlp.runs.environment import cpu_threads
+from mnist_mlp.runs.training import RunResult, run_events, train_model
 from mnist_mlp.steps.backprop import autograd
 from mnist_mlp.steps.model import build_mlp
 from mnist_mlp.steps.optimizer import build_optimizer
+from mnist_mlp.updates.deformation import Deformation
 from scripts.benchmark import plain_epoch, plain_loader, plain_network
 
 
@@ -131,8 +132,8 @@ def deformation_cost(root: str) -> list[str]:
             ours = median_ms(update)
             for amounts in ({"rotation": 15.0}, {"rotation": 15.0, "elastic": 0.3}):
                 deformation = Deformation(**amounts)
-                draws = median_ms(lambda: deformation.draw(256, 0, 1))  # noqa: B023
-                drawn = deformation.draw(256, 0, 1)
+                draws = median_ms(lambda: deformation.sample(256, 0, 1))  # noqa: B023
+                drawn = deformation.sample(256, 0, 1)
                 cost = draws + median_ms(lambda: deformation(images, drawn))  # noqa: B023
                 kind = "elastic too" if deformation.elastic else "affine"
                 lines.append(

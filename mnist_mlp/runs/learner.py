@@ -3,16 +3,16 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mnist_mlp.config import Config
 from mnist_mlp.runs.checkpoint import Checkpoint
-from mnist_mlp.runs.state import optimizer_state, restore_optimizer, source_networks
+from mnist_mlp.runs.state import source_networks, state_shapes
 from mnist_mlp.steps.backprop import autograd, chain_rule
-from mnist_mlp.steps.data import Dataset, Split
+from mnist_mlp.steps.data import Dataset
 from mnist_mlp.steps.model import build_mlp
 from mnist_mlp.steps.optimizer import build_optimizer, learning_rates
 from mnist_mlp.steps.train import TorchUpdates, Updates
@@ -38,28 +38,37 @@ class Learner:
     """How gradients are computed: fused, chain_rule or autograd."""
 
     def state(self) -> dict[str, Tensor]:
-        """The tensors of a checkpoint that only training needs."""
-        moments = optimizer_state(self.optimizer, self.model) if self.optimizer else {}
-        return moments | {
+        """The tensors that only training needs: optimizer state, and the source networks."""
+        state = {
             f"{kind}.{name}": tensor
             for kind, network in self._sources().items()
             for name, tensor in named_floats(network).items()
         }
+        if self.optimizer:
+            for name, parameter in self.model.named_parameters():
+                for key, value in self.optimizer.state[parameter].items():
+                    if isinstance(value, Tensor):
+                        state[f"optimizer.{name}.{key}"] = value
+        return state
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Put back the network and the state that a checkpoint holds.
+        """Put back the network and the state that a checkpoint of the same config holds.
 
         Raises:
-            KeyError, ValueError: The checkpoint's tensors are not those of this config.
+            ValueError: The checkpoint has no state to resume from.
         """
-        state = {name: t for name, t in checkpoint.training.items() if name != "losses"}
+        if missing := state_shapes(self.config).keys() - checkpoint.training.keys():
+            raise ValueError(f"no {min(missing)}")
         if not self.config.model.batch_norm:
             self.updates.network().load_state_dict(checkpoint.model.state_dict())
         for kind, network in self._sources().items():
             for name, tensor in named_floats(network).items():
-                tensor.copy_(state.pop(f"{kind}.{name}"))
-        if self.optimizer:
-            restore_optimizer(self.optimizer, self.model, state)
+                tensor.copy_(checkpoint.training[f"{kind}.{name}"])
+        for name, value in checkpoint.training.items():
+            if self.optimizer and name.startswith("optimizer."):
+                parameter, _, key = name.removeprefix("optimizer.").rpartition(".")
+                weights = self.model.get_parameter(parameter)
+                self.optimizer.state[weights][key] = value.to(weights.device)
 
     def _sources(self) -> dict[str, nn.Module]:
         networks: dict[str, nn.Module] = {"model": self.model}
@@ -70,23 +79,31 @@ class Learner:
 
 def assemble(config: Config, data: Dataset) -> Learner:
     """Build the network of a config, on the data's device, and what trains it."""
-    device = data.train.labels.device
+    device, size = data.train.labels.device, config.train.batch_size
     sizes, activation = config.model.layer_sizes, config.model.activation
     model = build_mlp(sizes, activation, config.seed, batch_norm=config.model.batch_norm).to(device)
     average = WeightAverage(model, config.optimizer.average) if config.optimizer.average else None
-    optimizer = None
-    backward = "fused" if is_fusible(config) and device.type == "cpu" else _backward(config)
-    if backward == "fused":
-        updates: Updates = FusedUpdates(model, data.train, config.train.batch_size)
+    kind = updates_of(config, device.type)
+    optimizer: Optimizer | None = None
+    updates: Updates
+    if issubclass(kind, FusedUpdates):
+        backward, updates = "fused", kind(model, data.train, size)
     else:
-        # Built only here, since PyTorch's optimizers import its compiler, which takes a second.
+        # PyTorch's optimizers import its compiler, which takes a second: only where one is needed.
         optimizer = build_optimizer(
             model.parameters(),
             **config.optimizer.model_dump(exclude={"average"}),
-            graphed=_is_graphed(config, device),
+            graphed=kind is GraphedUpdates,
         )
-        updates = _torch_updates(config, model, optimizer, average, data.train)
-    batches = math.ceil(len(data.train.labels) / config.train.batch_size)
+        by_hand = config.train.backward != "autograd" and config.model.is_linear_relu_stack
+        backward, gradients = (
+            ("chain_rule", chain_rule(model)) if by_hand else ("autograd", autograd(model))
+        )
+        extras: dict[str, Any] = {}
+        if issubclass(kind, RegularizedUpdates):
+            extras = {"average": average, "seed": config.seed, "deformation": _deformation(config)}
+        updates = kind(model, optimizer, gradients, data.train, size, **extras)
+    batches = math.ceil(len(data.train.labels) / size)
     schedule = config.schedule
     rates = learning_rates(
         schedule.name,
@@ -99,60 +116,21 @@ def assemble(config: Config, data: Dataset) -> Learner:
     return Learner(config, model, average, optimizer, updates, rates, backward)
 
 
-def _torch_updates(
-    config: Config,
-    model: nn.Sequential,
-    optimizer: Optimizer,
-    average: WeightAverage | None,
-    train: Split,
-) -> Updates:
-    """The way to make updates with a PyTorch optimizer."""
-    backward = chain_rule(model) if _backward(config) == "chain_rule" else autograd(model)
-    size = config.train.batch_size
-    if _is_graphed(config, train.labels.device):
-        return GraphedUpdates(model, optimizer, backward, train, size)
-    if _is_plain(config) and processes() == 1:
-        return TorchUpdates(model, optimizer, backward, train, size)
-    amounts = config.augment.model_dump()
-    deformation = Deformation(**amounts) if any(amounts.values()) else None
-    kind = SharedUpdates if processes() > 1 else RegularizedUpdates
-    return kind(
-        model,
-        optimizer,
-        backward,
-        train,
-        size,
-        deformation=deformation,
-        average=average,
-        seed=config.seed,
-    )
-
-
-def is_fusible(config: Config) -> bool:
-    """Whether the updates are the lesson's formula and nothing else, in a single process."""
+def updates_of(config: Config, device: str) -> type[TorchUpdates] | type[FusedUpdates]:
+    """The fastest way to make a config's updates on cpu or cuda."""
     how = config.optimizer
-    return (
-        config.train.backward == "auto"
-        and config.model.is_linear_relu_stack
-        and how.name == "sgd"
-        and not (how.momentum or how.weight_decay)
-        and _is_plain(config)
-        and processes() == 1
-    )
+    if processes() > 1:
+        return SharedUpdates
+    if _deformation(config) or config.model.batch_norm or how.average:
+        return RegularizedUpdates
+    if device == "cuda":
+        return GraphedUpdates
+    plain = how.name == "sgd" and not (how.momentum or how.weight_decay)
+    if plain and config.train.backward == "auto" and config.model.is_linear_relu_stack:
+        return FusedUpdates
+    return TorchUpdates
 
 
-def _backward(config: Config) -> str:
-    """How PyTorch updates compute gradients."""
-    if config.train.backward != "auto":
-        return config.train.backward
-    return "chain_rule" if config.model.is_linear_relu_stack else "autograd"
-
-
-def _is_graphed(config: Config, device: torch.device) -> bool:
-    return device.type == "cuda" and _is_plain(config) and processes() == 1
-
-
-def _is_plain(config: Config) -> bool:
-    """Whether images, layers and weights are used as they are."""
-    deforms = any(config.augment.model_dump().values())
-    return not (deforms or config.model.batch_norm or config.optimizer.average)
+def _deformation(config: Config) -> Deformation | None:
+    amounts = config.augment.model_dump()
+    return Deformation(**amounts) if any(amounts.values()) else None

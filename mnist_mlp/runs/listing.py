@@ -1,4 +1,4 @@
-"""What run directories hold, side by side: read from their config.yaml and metrics.jsonl."""
+"""Runs side by side, read from their config.yaml and metrics.jsonl. No torch is imported here."""
 
 import json
 from collections.abc import Sequence
@@ -10,14 +10,12 @@ from typing import Any
 
 from mnist_mlp.config import Config, load_config
 from mnist_mlp.errors import ConfigError, UsageError
-
-RUNS = Path("runs")
-"""Where run directories are made and looked for, below the current folder."""
+from mnist_mlp.runs.directory import RUNS
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A run in one row; losses, accuracies and seconds are those of its last whole epoch."""
+    """A run in one row. Losses, accuracies and seconds are those of its last finished epoch."""
 
     path: Path
     config: Config
@@ -32,7 +30,7 @@ class RunSummary:
     last_epoch: datetime | None
 
     def to_json(self) -> dict[str, Any]:
-        """All of it in JSON's types."""
+        """All fields, as JSON types."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return values | {
             "path": str(self.path),
@@ -42,7 +40,7 @@ class RunSummary:
 
 
 def list_runs(folder: Path = RUNS) -> list[RunSummary]:
-    """The runs under a folder, the newest last; what is no run is passed over."""
+    """The runs in a folder, the newest last. Other folders and files are ignored."""
     found = []
     for path in sorted(folder.glob("*/")):
         with suppress(UsageError):
@@ -52,10 +50,10 @@ def list_runs(folder: Path = RUNS) -> list[RunSummary]:
 
 
 def summarise(path: Path) -> RunSummary:
-    """What a run directory says of itself.
+    """Read a run directory.
 
     Raises:
-        UsageError: It is none.
+        UsageError: It is not a run directory, or its config cannot be read.
     """
     if not (path / "config.yaml").is_file():
         raise UsageError(f"{path}: not a run directory; mnist-mlp runs lists those under {RUNS}/")
@@ -85,7 +83,7 @@ def summarise(path: Path) -> RunSummary:
 
 
 def differences(runs: Sequence[RunSummary]) -> dict[str, list[Any]]:
-    """The keys in which the configs of runs differ, each with the values in the runs' order."""
+    """The config keys in which runs differ, each with its value in every run."""
     configs = [run.config.flat() for run in runs]
     by_key = {key: [config[key] for config in configs] for key in configs[0]}
     return {key: values for key, values in by_key.items() if any(v != values[0] for v in values)}

@@ -12,8 +12,10 @@ from torch import Tensor
 from mnist_mlp.files import append, write_atomically
 from mnist_mlp.runs.checkpoint import Checkpoint, save_checkpoint
 from mnist_mlp.runs.directory import checkpoint_path, list_checkpoints, whole_epochs
+from mnist_mlp.runs.environment import describe_environment
 from mnist_mlp.runs.learner import Learner
 from mnist_mlp.steps.data import Dataset, epoch_order
+from mnist_mlp.steps.model import count_parameters
 from mnist_mlp.steps.train import EpochResult, Progress
 
 
@@ -24,12 +26,18 @@ class Record:
     """
 
     def __init__(
-        self, directory: Path | None, learner: Learner, data: Dataset, environment: dict[str, Any]
+        self, directory: Path | None, learner: Learner, data: Dataset, *, kept: bool = True
     ) -> None:
-        self.directory, self.learner = directory, learner
-        self.config, self.environment = learner.config, environment
+        self.directory, self.learner, self.config = directory, learner, learner.config
+        self.shown = directory if kept else None
+        """The directory as people are told it; None if it will be removed."""
         self.examples = len(data.train.labels)
+        self.parameters = sum(layer.parameters for layer in count_parameters(learner.model))
         self.data_hashes = {name: _sha256(*split) for name, split in data.splits().items()}
+        self.environment = describe_environment(self.config.seed, data.train.labels.device) | {
+            "backward": learner.backward,
+            "updates": type(learner.updates).__name__,
+        }
         self.rows: list[EpochResult] = []
 
     def begin(self, rows: list[EpochResult]) -> None:

@@ -23,16 +23,14 @@ from mnist_mlp.runs.checkpoint import (
 from mnist_mlp.runs.directory import list_checkpoints, open_directory, refuse_unusable
 from mnist_mlp.runs.environment import (
     cpu_threads,
-    describe_environment,
     load_config_dataset,
     resolve_device,
     threads_of,
 )
-from mnist_mlp.runs.learner import Learner, assemble
+from mnist_mlp.runs.learner import assemble
 from mnist_mlp.runs.record import Record
 from mnist_mlp.runs.resume import resume_run
 from mnist_mlp.steps.data import Dataset, Split
-from mnist_mlp.steps.model import count_parameters
 from mnist_mlp.steps.train import EpochResult, Position, Progress, train
 from mnist_mlp.updates.collectives import (
     bytes_of_rank_0,
@@ -138,53 +136,34 @@ def run_events(
             config, data = _shortened(config, data)
         opened = open_directory(config.name, run_dir, resume=resume, dry_run=dry_run)
         with opened if leads else nullcontext() as directory:
-            checkpoint = newest_good_checkpoint(directory) if directory and resume else None
             if directory and not dry_run:
                 remember_run_directory(str(directory))
-            checkpoint = _from_rank_0(checkpoint, device)
-            learner = assemble(config, data)
-            record = Record(directory, learner, data, _environment(learner, device))
-            position, before = resume_run(checkpoint, record) if checkpoint else (None, 0.0)
+            checkpoint = _from_rank_0(directory if resume else None, device)
+            record = Record(directory, assemble(config, data), data, kept=not dry_run)
+            position, seconds = resume_run(checkpoint, record) if checkpoint else (None, 0.0)
             if not checkpoint:
                 record.begin([])
-            shown = None if dry_run else directory
-            parameters = sum(layer.parameters for layer in count_parameters(learner.model))
             yield RunStart(
-                run_dir=shown,
+                run_dir=record.shown,
                 config=config,
                 dataset=data.name,
                 examples={name: len(split.labels) for name, split in data.splits().items()},
-                parameters=parameters,
+                parameters=record.parameters,
                 environment=record.environment,
                 resumed_at=checkpoint.update if checkpoint else None,
             )
             try:
-                seconds = yield from _train(record, data, position, before, stop, shown)
+                yield from _train(record, data, position, seconds, stop)
             except DivergedError as error:
-                good = list_checkpoints(shown) if shown else []
+                good = list_checkpoints(record.shown) if record.shown else []
                 newest = f"the last good checkpoint is {good[-1]}" if good else "nothing was saved"
                 raise DivergedError(f"{error}; {newest}") from None
-            yield _result(record, data, seconds, shown, parameters)
 
 
 def _train(
-    record: Record,
-    data: Dataset,
-    resume: Position | None,
-    before: float,
-    stop: Stop,
-    shown: Path | None,
-) -> Generator[RunEvent, None, float]:
-    """Train, and record what happens. Returns the seconds from the first update to the last save.
-
-    Args:
-        record: Of the run.
-        data: To train on.
-        resume: Where to go on.
-        before: Seconds of training before that.
-        stop: See `run_events`.
-        shown: The run directory, for the message of a stopped run.
-    """
+    record: Record, data: Dataset, resume: Position | None, before: float, stop: Stop
+) -> Generator[RunEvent, None, None]:
+    """Train and record what happens. `before`: seconds of training before `resume`."""
     config, device = record.config, data.train.labels.device
     started = saved = time.monotonic()
     for event in train(
@@ -202,7 +181,7 @@ def _train(
             yield event
             if stopped and len(event.position.losses) < record.examples:
                 record.save(seconds, event)
-                raise _stopped(stopped, event.updates, shown)
+                raise _stopped(stopped, event.updates, record.shown)
             continue
         row = replace(event, seconds=before + event.seconds) if event.epoch else event
         record.add(row)
@@ -213,8 +192,8 @@ def _train(
         if not row.epoch:
             started = time.monotonic()
         if stopped and row.epoch < config.train.epochs:
-            raise _stopped(stopped, row.updates, shown)
-    return before + saved - started
+            raise _stopped(stopped, row.updates, record.shown)
+    yield _result(record, data.name, before + saved - started)
 
 
 def _load_in_turn(config: Config, device: torch.device) -> Dataset:
@@ -233,8 +212,9 @@ def _shortened(config: Config, data: Dataset) -> tuple[Config, Dataset]:
     return config.model_copy(update={"train": train_config}), data._replace(train=head)
 
 
-def _from_rank_0(checkpoint: Checkpoint | None, device: torch.device) -> Checkpoint | None:
-    """The checkpoint that rank 0 read, in every process; the others may not reach its files."""
+def _from_rank_0(resumed: Path | None, device: torch.device) -> Checkpoint | None:
+    """The newest checkpoint of a run that is resumed, as rank 0 reads it, in every process."""
+    checkpoint = newest_good_checkpoint(resumed) if resumed else None
     content = bytes_of_rank_0(checkpoint.path.read_bytes() if checkpoint else b"", device)
     if rank() == 0 or not content:
         return checkpoint
@@ -244,21 +224,12 @@ def _from_rank_0(checkpoint: Checkpoint | None, device: torch.device) -> Checkpo
         return load_checkpoint(path)
 
 
-def _environment(learner: Learner, device: torch.device) -> dict[str, Any]:
-    return describe_environment(learner.config.seed, device) | {
-        "backward": learner.backward,
-        "updates": type(learner.updates).__name__,
-    }
-
-
-def _result(
-    record: Record, data: Dataset, seconds: float, shown: Path | None, parameters: int
-) -> RunResult:
+def _result(record: Record, dataset: str, seconds: float) -> RunResult:
     untrained, final = record.rows[0], record.rows[-1]
     network = record.learner.updates.network()
     return RunResult(
-        run_dir=shown,
-        dataset=data.name,
+        run_dir=record.shown,
+        dataset=dataset,
         epochs=final.epoch,
         updates=final.updates,
         examples_seen=final.examples_seen,
@@ -268,7 +239,7 @@ def _result(
         test_loss=final.test_loss,
         test_accuracy=final.test_accuracy,
         seconds=seconds,
-        parameters=parameters,
+        parameters=record.parameters,
         weights_sha256=weights_sha256(network),
         model=network,
     )

@@ -273,10 +273,10 @@ class _Meter:
         logits, targets = self.logits[new], self.targets[new]
         self.updates.complete(logits)
         self.losses[new] = losses = cross_entropies(logits, targets)
-        updates = (self.epoch - 1) * self.batches
+        before = (self.epoch - 1) * self.batches  # updates of earlier epochs
         if len(bad := losses.isfinite().logical_not().nonzero()):
             first_bad = (new.start + int(bad[0])) // self.updates.batch_size
-            raise self._diverged("the loss of", updates + first_bad + 1)
+            raise self._diverged("the loss of", before + first_bad + 1)
         self.correct += int((logits.argmax(dim=1) == targets).sum())
         self.seen = new.stop
         self.loss = float(self.losses[: self.seen].sum(dtype=torch.float64)) / self.seen
@@ -284,7 +284,7 @@ class _Meter:
         self.reported = time.monotonic()
         return Progress(
             epoch=self.epoch,
-            updates=updates + batch + 1,
+            updates=before + batch + 1,
             examples_seen=(self.epoch - 1) * len(self.targets) + self.seen,
             loss=self.loss,
             accuracy=self.accuracy,
