@@ -155,6 +155,7 @@ def test_version_and_module(run: Run) -> None:
         (["train", "--config", "digits", "--device", "tpu"], 2, "tpu"),
         (["train", "--config", "digits", "train.epochs=0"], 2, "train.epochs"),
         (["tarin"], 2, "tarin"),
+        (["export"], 2, "Missing option '--format'. Choose from: html, safetensors"),
         (["train", "--config", "digits", "optimizer.learning_rate=1e39"], 2, "learning_rate"),
         (["train", "--config", "mnist", "--root", "~nobody-at-all"], 3, "no such home folder"),
         (["train", "--config", "digits", "--dry-run", "--run-dir", "/proc/x/run"], 5, "/proc"),

@@ -87,7 +87,8 @@ def _run() -> str | int | None:
             time.sleep(1)  # torchrun ends the other processes as soon as the first one fails
         return _fail("" if silent else str(error), error.exit_code)
     except typer.TyperException as error:
-        message = error.format_message()  # empty for a bare `mnist-mlp`, which printed its help
+        # Empty for a bare `mnist-mlp`, which printed its help; several lines for a missing choice.
+        message = " ".join(error.format_message().split())
         return _fail(f"{message} See mnist-mlp --help." if message else "", error.exit_code)
     except SystemExit as error:  # Typer's own, after it has printed help or completions
         return 0 if isinstance(error.__context__, BrokenPipeError) else error.code
