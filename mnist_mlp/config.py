@@ -193,14 +193,14 @@ class Config(Section):
         data, model = info.data.get("data"), info.data.get("model")
         if model and train.backward == "chain_rule" and not model.is_linear_relu_stack:
             message = "must be auto or autograd, unless activation is relu and batch_norm false"
-            raise PydanticCustomError("backward", message)
+            raise PydanticCustomError("backward", message, {"value": train.backward})
         if data and model and model.batch_norm:
             examples = TRAINING_EXAMPLES[data.dataset] - data.validation
             if 1 in (train.batch_size, examples % train.batch_size):
                 message = (
-                    f"leaves a mini-batch of one of {examples:,} examples; batch_norm needs two"
+                    f"makes a mini-batch of 1 of {examples:,} examples, too few for batch_norm"
                 )
-                raise PydanticCustomError("batch_size", message)
+                raise PydanticCustomError("batch_size", message, {"value": train.batch_size})
         return train
 
     def to_yaml(self) -> str:
@@ -298,7 +298,7 @@ def _messages(error: ValidationError, places: dict[KeyPath, str], file: str) -> 
     for detail in error.errors(include_url=False):
         path, value, kind = detail["loc"], detail["input"], detail["type"]
         if kind in ("backward", "batch_size"):
-            path, value = (*path, kind), value[kind]  # the whole section was checked
+            path, value = (*path, kind), detail["ctx"]["value"]  # found on the whole section
         prefixes = (path[:n] for n in range(len(path), 0, -1))
         place = next((places[prefix] for prefix in prefixes if prefix in places), file)
         if kind == "extra_forbidden":

@@ -130,6 +130,8 @@ def test_numbers(text: str, expected: float) -> None:
         ("model: {batch_norm: true}\ntrain: {backward: chain_rule}", "train.backward"),
         ("model: {batch_norm: true}\ntrain: {batch_size: 1}", "train.batch_size"),
         ("model: {batch_norm: true}\ntrain: {batch_size: 54999}", "train.batch_size"),
+        ("model: {batch_norm: true}\ndata: {validation: 31}", "train.batch_size"),
+        ("model: {batch_norm: true}\ndata: {validation: 31}\ntrain: {}", "train.batch_size"),
     ],
 )
 def test_refused_values_name_their_key(text: str, key: str) -> None:
