@@ -1,40 +1,36 @@
 """The reference trainer for the lesson's network: a 784-128-64-10 MLP that reads digits.
 
-The public functions are handed out lazily, so that importing this package loads no torch.
+The public names are imported when they are first used, so that importing the package is quick.
 """
 
 import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# torch's threads wait for each other in a loop. Where another program has one of their cores they
-# wait long, and keep that core from the thread that they wait for: by default two threads can then
-# be 100 times slower than one, with this bound 5 times, and alone none. GNU's OpenMP reads it once,
-# when torch is loaded: import this package first.
+# PyTorch's OpenMP threads wait for each other by spinning. Where another program uses one of their
+# cores, they spin on the core that the awaited thread needs: two threads are then up to 100 times
+# slower than one, and with this limit 5 times. GNU's OpenMP reads it when torch is imported.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "Config": "config",
-    "load_config": "config",
-    "Dataset": "steps.data",
-    "load_dataset": "steps.data",
-    "build_mlp": "steps.model",
-    "count_parameters": "steps.model",
-    "cross_entropy": "steps.loss",
-    "softmax": "steps.loss",
-    "evaluate_model": "steps.evaluate",
-    "fit": "steps.train",
-    "load_checkpoint": "runs.checkpoint",
-    "train_model": "runs.training",
-    "MnistMlpError": "errors",
+_PUBLIC = {
+    "config": ["Config", "load_config"],
+    "errors": ["MnistMlpError"],
+    "runs.checkpoint": ["load_checkpoint"],
+    "runs.training": ["train_model"],
+    "steps.data": ["Dataset", "load_dataset"],
+    "steps.evaluate": ["evaluate_model"],
+    "steps.loss": ["cross_entropy", "softmax"],
+    "steps.model": ["build_mlp", "count_parameters"],
+    "steps.train": ["fit"],
 }
+_MODULES = {name: module for module, names in _PUBLIC.items() for name in names}
 
-__all__ = ["__version__", *_HOME]
+__all__ = ["__version__", *_MODULES]
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the same names, for type checkers
     from mnist_mlp.config import Config as Config
     from mnist_mlp.config import load_config as load_config
     from mnist_mlp.errors import MnistMlpError as MnistMlpError
@@ -51,6 +47,6 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

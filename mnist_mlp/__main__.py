@@ -1,10 +1,10 @@
-"""`python -m mnist_mlp` is `mnist-mlp`: the signal handlers first, then the command line."""
+"""`python -m mnist_mlp`, the same program as `mnist-mlp`."""
 
 from mnist_mlp.signals import install_handlers
 
 
 def main() -> None:
-    """The console script."""
+    """Install the signal handlers, then import and run the command line."""
     install_handlers()
     from mnist_mlp.cli import main as run
 

@@ -1,49 +1,34 @@
-"""What a run is: strict models, YAML with line numbers, KEY=VALUE overrides.
-
-`load_config` reads a file, applies overrides and checks everything at once. The YAML it takes is
-the plain part of YAML 1.2: mappings, lists and scalars. `1e-3` is a number, `no` and `on` are
-words, and anchors, tags, merge keys and further documents are refused.
-"""
+"""What a run is: models that check every value of a config, and `load_config`, which reads one."""
 
 import difflib
-import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from mnist_mlp.constants import CLASSES, INPUT_SIZE, LESSON_LAYER_SIZES, TRAINING_EXAMPLES
 from mnist_mlp.errors import ConfigError
+from mnist_mlp.yaml_lines import KeyPath, YamlReader, dotted, dump_yaml, shown
 
 DATA_ROOT_VARIABLE = "MNIST_MLP_DATA"
-"""The environment variable that names the data root; it beats the file, an override beats it."""
-
+"""The environment variable that overrides a config file's `data.root`."""
 MAX_PARAMETERS = 100_000_000
-MOST = 1e15
-"""Of a rate; the optimizers multiply two of them in float32, which ends at 3.4e38."""
-MAX_BYTES = 1_000_000
-MAX_DEPTH = 8
-MAX_NODES = 10_000
-MAX_NUMBER = 400
-"""Characters of a number; any double can be written in fewer."""
+MAX_RATE = 1e15
+"""The product of two such rates still fits a float32, whose largest value is 3.4e38."""
+
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Url = Annotated[str, Field(pattern=r"^https?://[^\s/]+\S*$")]
 
 
 class Section(BaseModel):
-    """One mapping of the config file: no unknown keys, no guessed types, nothing infinite."""
+    """One mapping of the config file: strict types, no unknown keys, only finite numbers."""
 
     model_config = ConfigDict(
         strict=True,
@@ -60,26 +45,20 @@ class DataConfig(Section):
 
     dataset: Literal["mnist", "digits"] = "mnist"
     """`mnist`: torchvision's MNIST. `digits`: scikit-learn's bundled handwritten digits."""
-    root: Annotated[str, StringConstraints(pattern=r"^[^\p{C}\p{Zl}\p{Zp}]+$")] = "data"
-    """The folder that holds (or will hold) `MNIST/raw/`; relative to the current folder."""
-    mirrors: Annotated[
-        tuple[Annotated[str, StringConstraints(pattern=r"^https?://[^\s/]+\S*$")], ...],
-        Field(strict=False),
-    ] = ()
-    """Addresses that are tried before torchvision's own, in this order."""
+    root: Annotated[str, Field(pattern=r"^[^\p{C}\p{Zl}\p{Zp}]+$")] = "data"
+    """The folder that contains, or will contain, `MNIST/raw/`; relative to the current folder."""
+    mirrors: Annotated[tuple[Url, ...], Field(strict=False)] = ()
+    """Download addresses, tried in this order before torchvision's own."""
     validation: Annotated[int, Field(ge=0)] = 5000
-    """Training examples held out for validation, chosen by the seed; 0 for none."""
+    """Number of training examples held out for validation; the seed selects them."""
 
     @field_validator("validation")
     @classmethod
-    def _leave_something_to_train_on(cls, validation: int, info: ValidationInfo) -> int:
-        available = TRAINING_EXAMPLES.get(info.data.get("dataset", ""), validation + 1)
-        if validation >= available:
-            raise PydanticCustomError(
-                "validation_size",
-                "must be below the {available} training examples of {dataset}",
-                {"available": available, "dataset": info.data["dataset"]},
-            )
+    def _check_validation(cls, validation: int, info: ValidationInfo) -> int:
+        dataset = info.data.get("dataset")
+        if dataset and validation >= (examples := TRAINING_EXAMPLES[dataset]):
+            message = f"must be below the {examples} training examples of {dataset}"
+            raise PydanticCustomError("validation", message)
         return validation
 
 
@@ -87,64 +66,60 @@ class ModelConfig(Section):
     """The network."""
 
     layer_sizes: Annotated[
-        tuple[Annotated[int, Field(ge=1)], ...],
-        Field(strict=False, min_length=2, max_length=100),
+        tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False, min_length=2, max_length=100)
     ] = LESSON_LAYER_SIZES
-    """Inputs, hidden units of each layer, classes: the list of sizes is the architecture."""
+    """Number of inputs, of units in each hidden layer, and of classes."""
     activation: Literal["relu", "identity", "tanh", "sigmoid", "gelu"] = "relu"
-    """The function between layers, element by element."""
+    """The function applied to each hidden unit."""
     batch_norm: bool = False
-    """Normalise each hidden layer's z by its batch while training; saved folded into W and b."""
+    """Batch normalisation of the hidden layers while training; checkpoints fold it into W and b."""
 
     @property
     def is_linear_relu_stack(self) -> bool:
         """Whether the network is Linear and ReLU in turn, so that the chain rule by hand applies.
 
-        With a single layer it is, whatever the activation: nothing lies between layers.
+        With two layer sizes there is no hidden layer, and the other settings make no difference.
         """
         return len(self.layer_sizes) == 2 or (self.activation == "relu" and not self.batch_norm)
 
     @field_validator("layer_sizes")
     @classmethod
-    def _fit_the_images(cls, layer_sizes: tuple[int, ...]) -> tuple[int, ...]:
-        if layer_sizes[0] != INPUT_SIZE or layer_sizes[-1] != CLASSES:
-            raise PydanticCustomError(
-                "layer_sizes",
-                "must begin with {inputs} (28 × 28 pixels) and end with {classes} (digits)",
-                {"inputs": INPUT_SIZE, "classes": CLASSES},
+    def _check_layer_sizes(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        parameters = sum(n * m + m for n, m in pairwise(sizes))
+        if (sizes[0], sizes[-1]) != (INPUT_SIZE, CLASSES):
+            message = (
+                f"must begin with {INPUT_SIZE} (28 × 28 pixels) and end with {CLASSES} (digits)"
             )
-        parameters = sum(n * m + m for n, m in pairwise(layer_sizes))
-        if parameters > MAX_PARAMETERS:
-            raise PydanticCustomError(
-                "parameters",
-                "must make at most {limit} parameters; these make {parameters}",
-                {"limit": f"{MAX_PARAMETERS:,}", "parameters": f"{parameters:,}"},
-            )
-        return layer_sizes
+        elif parameters > MAX_PARAMETERS:
+            message = f"must make at most {MAX_PARAMETERS:,} parameters; these make {parameters:,}"
+        else:
+            return sizes
+        raise PydanticCustomError("layer_sizes", message)
 
 
 class TrainConfig(Section):
     """The training loop."""
 
-    epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 10
+    epochs: Count = 10
     """Passes over the training set."""
     batch_size: Annotated[int, Field(ge=1, le=60_000)] = 64
-    """Examples an update; the last batch of an epoch may be smaller."""
+    """Examples in one update; the last mini-batch of an epoch may be smaller."""
     backward: Literal["auto", "chain_rule", "autograd"] = "auto"
-    """`chain_rule`: by hand, for ReLU networks; `autograd`: PyTorch's; `auto`: the first it can."""
+    """`auto`: the fastest way that gives the same updates. `chain_rule`: the lesson's formulas,
+    step by step (steps/backprop.py and torch.optim). `autograd`: PyTorch's."""
     test_each_epoch: bool = True
-    """Report the test set after every epoch, as the lesson does; false: once, at the end."""
+    """Evaluate on the test set after every epoch, as the lesson does; false: once, at the end."""
 
 
 class AugmentConfig(Section):
-    """How training images are deformed, each anew in each epoch; the largest amounts."""
+    """Random deformation of the training images, new in each epoch: the largest amounts."""
 
     rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
     """Degrees."""
-    scale: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """The part by which each axis grows or shrinks."""
+    scale: Fraction = 0.0
+    """The fraction by which each axis grows or shrinks."""
     shear: Annotated[float, Field(ge=0, le=2)] = 0.0
-    """Columns that a row moves for each row away from the middle."""
+    """Horizontal shift in pixels for each row of distance from the middle row."""
     translation: Annotated[float, Field(ge=0, le=28)] = 0.0
     """Pixels along each axis."""
     elastic: Annotated[float, Field(ge=0, le=28)] = 0.0
@@ -156,415 +131,200 @@ class OptimizerConfig(Section):
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
     """`torch.optim`'s SGD, Adam or AdamW."""
-    learning_rate: Annotated[float, Field(gt=0, le=MOST)] = 0.1
+    learning_rate: Annotated[float, Field(gt=0, le=MAX_RATE)] = 0.1
     """The step size; under a schedule, its highest value."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """The share of the last step that the next one keeps (sgd)."""
+    momentum: Fraction = 0.0
+    """The fraction of the previous step that is added to the next one (sgd)."""
     nesterov: bool = False
     """Nesterov's form of momentum (sgd with momentum)."""
-    weight_decay: Annotated[float, Field(ge=0, le=MOST)] = 0.0
-    """L2 penalty (sgd, adam) or decoupled decay (adamw)."""
-    average: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Use a running average of the weights that keeps this share at each update; 0: the weights."""
+    weight_decay: Annotated[float, Field(ge=0, le=MAX_RATE)] = 0.0
+    """L2 penalty (sgd, adam) or decoupled weight decay (adamw)."""
+    average: Fraction = 0.0
+    """Decay of an exponential moving average of the weights, used in their place; 0: none."""
 
 
 class ScheduleConfig(Section):
     """How the learning rate changes from update to update."""
 
     name: Literal["constant", "step", "cosine", "one_cycle"] = "constant"
-    """`torch.optim.lr_scheduler`'s StepLR, CosineAnnealingLR (to 0) or OneCycleLR, or none."""
-    step_epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 10
+    """None, or `torch.optim.lr_scheduler`'s StepLR, CosineAnnealingLR (to 0) or OneCycleLR."""
+    step_epochs: Count = 10
     """Epochs between two drops (step)."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     """The factor of each drop (step)."""
     warmup_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    """The part of the run in which the learning rate rises (one_cycle)."""
+    """The fraction of the run in which the learning rate rises (one_cycle)."""
 
 
 class CheckpointConfig(Section):
-    """When the network is saved; it always is at the end."""
+    """When a checkpoint is saved, besides at the end."""
 
-    every_epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    every_epochs: Count = 1
     """Epochs between two checkpoints."""
-    keep: Annotated[int, Field(ge=1, le=1_000_000)] = 3
-    """The newest so many are kept."""
+    keep: Count = 3
+    """How many of the newest checkpoints are kept."""
 
 
 class Config(Section):
     """Everything that decides a run."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] = "run"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] = "run"
     """The run directory's prefix; by default the config file's name."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Decides the initial weights, the order of the examples and the validation split."""
+    """Decides every random choice: initial weights, order, deformation and validation split."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto`: CUDA where there is a device, else the CPU."""
+    """`auto`: CUDA if a CUDA device is available, else the CPU."""
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """CPU threads of one operation; null: one or two, by a fixed rule."""
     data: DataConfig = DataConfig()
-    """Where the images come from."""
     model: ModelConfig = ModelConfig()
-    """The network."""
     augment: AugmentConfig = AugmentConfig()
-    """How training images are deformed."""
     train: TrainConfig = TrainConfig()
-    """The training loop."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    """How a gradient becomes an update."""
     schedule: ScheduleConfig = ScheduleConfig()
-    """How the learning rate changes."""
     checkpoint: CheckpointConfig = CheckpointConfig()
-    """When the network is saved."""
     report: bool = False
-    """`mnist-mlp train` ends with the run's pictures and page, as `mnist-mlp report` draws them."""
+    """Whether `mnist-mlp train` ends by drawing what `mnist-mlp report` draws."""
 
     @field_validator("train")
     @classmethod
-    def _can_differentiate(cls, train: TrainConfig, info: ValidationInfo) -> TrainConfig:
-        model = info.data.get("model")
-        if model and train.backward == "chain_rule":
-            if model.activation != "relu":
-                raise PydanticCustomError(
-                    "backward", "must be auto or autograd where the activation is not relu"
-                )
-            if model.batch_norm:
-                raise PydanticCustomError(
-                    "backward", "must be auto or autograd with model.batch_norm"
-                )
-        data = info.data.get("data")
-        if model and model.batch_norm and data:
+    def _check_train(cls, train: TrainConfig, info: ValidationInfo) -> TrainConfig:
+        """Check what depends on other sections; an error's type is the key that it is about."""
+        data, model = info.data.get("data"), info.data.get("model")
+        if model and train.backward == "chain_rule" and not model.is_linear_relu_stack:
+            message = "must be auto or autograd, unless activation is relu and batch_norm false"
+            raise PydanticCustomError("backward", message, {"value": train.backward})
+        if data and model and model.batch_norm:
             examples = TRAINING_EXAMPLES[data.dataset] - data.validation
             if 1 in (train.batch_size, examples % train.batch_size):
-                raise PydanticCustomError(
-                    "batch_size",
-                    "leaves a batch of one of {examples} examples, which model.batch_norm cannot "
-                    "normalise",
-                    {"examples": f"{examples:,}"},
+                message = (
+                    f"makes a mini-batch of 1 of {examples:,} examples, too few for batch_norm"
                 )
+                raise PydanticCustomError("batch_size", message, {"value": train.batch_size})
         return train
 
     def to_yaml(self) -> str:
         """The whole config as YAML that `load_config` reads back to an equal one."""
-        return yaml.dump(
-            self.model_dump(mode="json"),
-            Dumper=_Dumper,
-            sort_keys=False,
-            allow_unicode=True,
-            default_flow_style=False,
-            width=100,
-        )
+        return dump_yaml(self.model_dump(mode="json"))
 
     def flat(self) -> dict[str, Any]:
         """Every value by its dotted key."""
-        values = self.model_dump(mode="json")
         return {
             f"{key}.{leaf}" if leaf else key: x
-            for key, value in values.items()
+            for key, value in self.model_dump(mode="json").items()
             for leaf, x in (value.items() if isinstance(value, dict) else [("", value)])
         }
 
     def ignored_settings(self) -> list[str]:
-        """The keys that were changed from their default and that this config does not use."""
-        optimizer, schedule = self.optimizer.name, self.schedule.name
-        user_of = {
+        """The keys that differ from their default and have no effect in this config."""
+        sgd, schedule = self.optimizer.name == "sgd", self.schedule.name
+        has_effect = {
             "data.mirrors": self.data.dataset == "mnist",
-            "optimizer.momentum": optimizer == "sgd",
-            "optimizer.nesterov": optimizer == "sgd" and self.optimizer.momentum > 0,
+            "optimizer.momentum": sgd,
+            "optimizer.nesterov": sgd and self.optimizer.momentum > 0,
             "schedule.step_epochs": schedule == "step",
             "schedule.gamma": schedule == "step",
             "schedule.warmup_fraction": schedule == "one_cycle",
         }
-        ignored = []
-        for key, used in user_of.items():
-            section, field = key.split(".")
-            values = getattr(self, section)
-            if not used and getattr(values, field) != type(values).model_fields[field].default:
-                ignored.append(key)
-        return ignored
+        values, defaults = self.flat(), Config().flat()
+        return [k for k, used in has_effect.items() if not used and values[k] != defaults[k]]
 
 
 def load_config(
     source: str | Path,
     overrides: Sequence[str] = (),
-    environment: Mapping[str, str] = os.environ,
+    environment: Mapping[str, str] | None = None,
 ) -> Config:
-    """Read, override and check a config.
+    """Read a config file, apply overrides and check every value.
 
     Args:
-        source: A YAML file's path, or the bare name of a bundled config (`mnist`).
+        source: The path of a YAML file, or the bare name of a bundled config (`mnist`).
         overrides: `KEY=VALUE` strings such as `train.epochs=3`; the last one for a key wins.
-        environment: Where `MNIST_MLP_DATA` is looked up.
+        environment: Where `MNIST_MLP_DATA` is looked up; by default `os.environ`.
 
     Raises:
         ConfigError: One line for each problem: file and line (or override), key, what to do.
     """
-    text, path = _read(source)
-    reading = _Reading()
-    tree = reading.document(text, str(path))
-    tree.setdefault("name", _as_name(path.stem))
-    if root := environment.get(DATA_ROOT_VARIABLE):
-        if isinstance(data := tree.setdefault("data", {}), dict):
+    path, reader = _find(source), YamlReader()
+    values = reader.read_file(path)
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", path.stem).lstrip("_.-")[:64]
+    values.setdefault("name", name or "run")
+    if root := (os.environ if environment is None else environment).get(DATA_ROOT_VARIABLE):
+        if isinstance(data := values.setdefault("data", {}), dict):
             data["root"] = root
-        reading.places["data", "root"] = f"{DATA_ROOT_VARIABLE} in the environment"
+        reader.places["data", "root"] = f"{DATA_ROOT_VARIABLE} in the environment"
     for override in overrides:
-        reading.override(tree, override)
+        reader.override(values, override)
     try:
-        config = Config.model_validate(tree)
+        config = Config.model_validate(values)
     except ValidationError as error:
-        reading.problems += _problems(error, reading.places, str(path))
-    if reading.problems:
-        raise ConfigError("\n".join(dict.fromkeys(reading.problems)))
+        reader.problems += _messages(error, reader.places, str(path))
+    if reader.problems:
+        raise ConfigError("\n".join(dict.fromkeys(reader.problems)))
     return config
 
 
 def bundled_configs() -> dict[str, Path]:
     """The configs that come with the package, by bare name."""
     package = Path(__file__).parent
-    # A wheel carries them inside the package; a checkout has them beside it.
+    # A wheel has them inside the package, a checkout beside it.
     folder = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def _read(source: str | Path) -> tuple[str, Path]:
-    path = Path(source)
-    try:
+def _find(source: str | Path) -> Path:
+    """The file at a path, or else the bundled config of that name."""
+    path, bundled = Path(source), bundled_configs()
+    with suppress(OSError):  # such as a name that is too long; reading it will say so
         if not path.exists() or path.is_dir():
-            path = bundled_configs().get(str(source), path)
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        names = ", ".join(bundled_configs())
-        raise ConfigError(
-            f"{path}: no such config file; give a path, or the name of a bundled one: {names}"
-        ) from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{path}: cannot read this config: {reason}") from None
-    if len(content) > MAX_BYTES:
-        raise ConfigError(f"{path}: over {MAX_BYTES:,} bytes, which is no config of ours")
-    try:
-        return content.decode("utf-8-sig"), path
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path}:{line}: not UTF-8 text; save the file as UTF-8") from None
+            path = bundled.get(str(source), path)
+        if not path.exists():
+            names = ", ".join(bundled)
+            raise ConfigError(
+                f"{path}: no such config file; give a path, or the name of a bundled one: {names}"
+            )
+    return path
 
 
-def _as_name(stem: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).lstrip("_.-")[:64] or "run"
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's loader with YAML 1.2's idea of what a plain scalar is."""
-
-
-class _Dumper(yaml.SafeDumper):
-    """PyYAML's dumper with the same idea, so that what it leaves unquoted is read back alike."""
-
-
-# The core schema of YAML 1.2.2, section 10.3.2, less octal and hexadecimal numbers; a decimal
-# integer with a leading zero, which YAML 1.1 reads as octal, is text and so refused as a number.
-_SCALARS = {
-    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    "int": (r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
-    "float": (
-        r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
-        r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        list("-+.0123456789"),
-    ),
+_PATTERNS = {
+    "name": "must be at most 64 letters, digits, '_', '.' and '-', the first a letter or digit",
+    "data.root": "must be a folder's path",
+    "data.mirrors": "must be an http:// or https:// address",
 }
-for _class in (_Loader, _Dumper):
-    _class.yaml_implicit_resolvers = {}
-    for _tag, (_pattern, _first) in _SCALARS.items():
-        _class.add_implicit_resolver(
-            f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first
-        )
-
-_Dumper.add_representer(
-    list,
-    lambda dumper, value: dumper.represent_sequence(
-        "tag:yaml.org,2002:seq", value, flow_style=True
-    ),
-)
-
-_Path = tuple[str | int, ...]
-_Place = Callable[[int], str]
-"""From a line number to where a person finds it."""
 
 
-class _Reading:
-    """YAML text into plain values, with the place of every key and every problem found."""
-
-    def __init__(self) -> None:
-        self.places: dict[_Path, str] = {}
-        self.problems: list[str] = []
-
-    def document(self, text: str, name: str) -> dict[str, Any]:
-        """The mapping that a whole file holds.
-
-        Raises:
-            ConfigError: The text is not one plain YAML mapping.
-        """
-        tree = self._parse(text, lambda line: f"{name}:{line}", ())
-        if not isinstance(tree, dict):
-            self.problems = self.problems or [f"{name}:1: no keys here; expected such as 'seed: 0'"]
-            raise ConfigError("\n".join(self.problems))
-        return tree
-
-    def override(self, tree: dict[str, Any], override: str) -> None:
-        """Set one KEY=VALUE in the tree."""
-        place = f"override {_shown(override)}"
-        key, equals, text = override.partition("=")
-        path = tuple(key.split("."))
-        if not equals or not all(path):
-            self.problems.append(f"{place}: expected KEY=VALUE, such as train.epochs=3")
-            return
-        problems = len(self.problems)
-        value = self._parse(text, lambda _line: place, path)
-        if isinstance(value, dict):
-            self.problems.append(f"{place}: set one key at a time, such as {key}.KEY=VALUE")
-        if len(self.problems) > problems:
-            return
-        section: Any = tree
-        for depth, part in enumerate(path[:-1], start=1):
-            self.places.setdefault(path[:depth], place)
-            section = section.setdefault(part, {})
-            if not isinstance(section, dict):
-                self.problems.append(f"{place}: {_dotted(path[:depth])} has no keys of its own")
-                return
-        section[path[-1]] = value
-        self.places[path] = place
-
-    def _parse(self, text: str, place: _Place, path: _Path) -> Any:
-        """The value of one YAML document; None, with the problems noted, where it has none."""
-        try:
-            if problems := list(_forbidden(text, place)):
-                self.problems += problems
-                return None
-            loader = _Loader(text)
-            node = loader.get_single_node()
-            return None if node is None else self._value(loader, node, place, path)
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            line = mark.line + 1 if mark else 1
-            reason = ", ".join(filter(None, (error.context, error.problem)))
-            self.problems.append(f"{place(line)}: not YAML: {_shown(reason, quote=False)}")
-        except (yaml.YAMLError, ValueError, OverflowError):
-            # PyYAML's reader, and its scanner where an escape names no character.
-            self.problems.append(f"{place(1)}: not YAML: a character that YAML does not allow")
-        return None
-
-    def _value(self, loader: _Loader, node: yaml.Node, place: _Place, path: _Path) -> Any:
-        if isinstance(node, yaml.SequenceNode):
-            return [
-                self._value(loader, item, place, (*path, i)) for i, item in enumerate(node.value)
-            ]
-        if not isinstance(node, yaml.MappingNode):
-            node.value.encode()  # an escape can smuggle in half a character: a ValueError
-            if len(node.value) > MAX_NUMBER and not node.tag.endswith(":str"):
-                return str(node.value)  # which is refused wherever a number is wanted
-            return loader.construct_object(node)
-        mapping: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            here = place(key_node.start_mark.line + 1)
-            if not isinstance(key_node, yaml.ScalarNode):
-                self.problems.append(f"{here}: a key must be a word")
-                continue
-            key = str(key_node.value)
-            key.encode()
-            key_path = (*path, key)
-            if key in mapping:
-                first = self.places[key_path]
-                self.problems.append(
-                    f"{here}: {_dotted(key_path)}: this key stands at {first} already; remove one"
-                )
-                continue
-            self.places[key_path] = here
-            mapping[key] = self._value(loader, value_node, place, key_path)
-        return mapping
-
-
-def _forbidden(text: str, place: _Place) -> Iterator[str]:
-    """What the parser's events show before any value is built: cheap, and without recursion."""
-    depth = documents = 0
-    for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
-        here = place(event.start_mark.line + 1 if event.start_mark else 1)
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        documents += isinstance(event, yaml.DocumentStartEvent)
-        if documents > 1:
-            yield f"{here}: a second document; a config is one document, remove the '---'"
-            return
-        if depth > MAX_DEPTH or count > MAX_NODES:
-            yield f"{here}: too deeply nested or too long for a config"
-            return
-        if getattr(event, "anchor", None):
-            yield f"{here}: anchors and aliases (& and *) are not accepted; write the value out"
-        if tag := getattr(event, "tag", None):
-            yield f"{here}: tags ({_shown(tag)}) are not accepted; remove it"
-
-
-def _problems(error: ValidationError, places: dict[_Path, str], name: str) -> Iterator[str]:
+def _messages(error: ValidationError, places: dict[KeyPath, str], file: str) -> Iterator[str]:
+    """A line for each of pydantic's errors."""
     for detail in error.errors(include_url=False):
-        path, value = detail["loc"], detail["input"]
-        if (key := detail["type"]) in ("backward", "batch_size"):
-            path, value = (*path, key), value[key]  # found on the section, as it looks at others
-        place = next(
-            (places[path[:n]] for n in range(len(path), 0, -1) if path[:n] in places), name
-        )
-        if detail["type"] == "extra_forbidden":
-            yield f"{place}: {_dotted(path)}: unknown key; {_nearest(path)}"
+        path, value, kind = detail["loc"], detail["input"], detail["type"]
+        if kind in ("backward", "batch_size"):
+            path, value = (*path, kind), detail["ctx"]["value"]  # found on the whole section
+        prefixes = (path[:n] for n in range(len(path), 0, -1))
+        place = next((places[prefix] for prefix in prefixes if prefix in places), file)
+        if kind == "extra_forbidden":
+            yield f"{place}: {dotted(path)}: unknown key; {_suggestion(path)}"
             continue
         message = detail["msg"].replace("Input should be", "must be").replace("tuple", "list")
-        if detail["type"] in ("model_type", "model_attributes_type"):
+        if kind in ("model_type", "model_attributes_type"):
             message = f"must be a section with its own keys: {', '.join(_keys(path))}"
-        elif detail["type"] == "string_pattern_mismatch":
-            message = _PATTERN_MESSAGES.get(str(path[-1]), _PATTERN_MESSAGES["mirrors"])
-        yield f"{place}: {_dotted(path)}: {message}, not {_shown(value)}"
+        elif kind == "string_pattern_mismatch":
+            message = _PATTERNS[dotted(path[:2])]
+        yield f"{place}: {dotted(path)}: {message}, not {shown(value)}"
 
 
-_PATTERN_MESSAGES = {
-    "name": "must be letters, digits, '_', '.' and '-', at most 64, beginning with one of the "
-    "first two",
-    "root": "must be a folder's path",
-    "mirrors": "must be an http:// or https:// address",
-}
-
-
-def _nearest(path: _Path) -> str:
-    """The known key that an unknown one was most likely meant to be."""
-    key = str(path[-1])
+def _suggestion(path: KeyPath) -> str:
+    """The known key that an unknown one resembles, first among those of the same section."""
     siblings = _keys(path[:-1])
-    if close := difflib.get_close_matches(key, siblings, n=1):
-        return f"did you mean {_dotted((*path[:-1], close[0]))}?"
-    everywhere = {key: f"{name}.{key}" for name in _SECTIONS for key in _keys((name,))}
-    everywhere |= {key: key for key in _keys(())}
-    if close := difflib.get_close_matches(key, everywhere, n=1):
-        return f"did you mean {everywhere[close[0]]}?"
+    everywhere = {key.rpartition(".")[2]: key for key in reversed(Config().flat())}
+    for names in ({name: dotted((*path[:-1], name)) for name in siblings}, everywhere):
+        if close := difflib.get_close_matches(str(path[-1]), names, n=1):
+            return f"did you mean {names[close[0]]}?"
     return f"the keys here are {', '.join(siblings)}"
 
 
-def _keys(path: _Path) -> list[str]:
-    """The keys of the section at a path."""
-    section: type[Section] = Config
-    for part in path:
-        section = _SECTIONS[str(part)]
-    return list(section.model_fields)
-
-
-_SECTIONS: dict[str, type[Section]] = {
-    key: field.annotation
-    for key, field in Config.model_fields.items()
-    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
-}
-
-
-def _dotted(path: _Path) -> str:
-    return ".".join(_shown(str(part), quote=False) for part in path)
-
-
-def _shown(value: Any, *, quote: bool = True) -> str:
-    """A value as YAML would have it, in one short line of printable characters."""
-    text = json.dumps(value, ensure_ascii=False, default=str) if quote else value
-    text = "".join(c if c.isprintable() else "?" for c in text)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _keys(section: KeyPath) -> list[str]:
+    """The keys of a section; those at the top level for an empty path."""
+    values: Any = Config().model_dump()
+    for key in section:
+        values = values[key]
+    return list(values)

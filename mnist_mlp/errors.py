@@ -1,17 +1,20 @@
-"""What can go wrong for a user, and the exit code of each.
+"""The errors that the program reports in words, and the exit code of each.
 
-An error's text is one or two lines: what is wrong, where, and what to do.
+A message is one or two lines: what is wrong, where, and what to do about it.
 """
+
+FILE_SYSTEM_EXIT_CODE = 5
+"""The exit code for an `OSError`, which already names its file and needs no class here."""
 
 
 class MnistMlpError(Exception):
-    """The base of every error that is told in words and not as a traceback."""
+    """The base class: the command line prints its message, without a traceback."""
 
     exit_code = 1
 
 
 class CheckFailedError(MnistMlpError):
-    """A check of the program against itself that did not hold."""
+    """The program checked its own results and found them wrong."""
 
 
 class UsageError(MnistMlpError):
@@ -21,58 +24,54 @@ class UsageError(MnistMlpError):
 
 
 class ConfigError(UsageError):
-    """Every problem of one config, one line each."""
+    """An invalid config; the message has one line for each problem."""
 
 
 class DataError(MnistMlpError):
-    """A data set that is missing, altered or cannot be fetched."""
+    """A data set is missing, was modified, or cannot be downloaded."""
 
     exit_code = 3
 
 
 class ImageError(MnistMlpError):
-    """A picture that cannot be read, or in which there is no digit to be found."""
+    """An image file cannot be read, or no digit was found in it."""
 
     exit_code = 3
 
 
 class CheckpointError(MnistMlpError):
-    """A checkpoint that is missing, damaged or not ours."""
+    """A checkpoint is missing, is damaged, or was not written by this program."""
 
     exit_code = 4
 
 
 class DivergedError(MnistMlpError):
-    """A training run whose loss or weights stopped being finite numbers."""
+    """The loss or a weight became infinite or NaN during training."""
 
     exit_code = 6
 
 
 class DeviceError(MnistMlpError):
-    """A device that was asked for and is not there."""
+    """The requested device is not available."""
 
     exit_code = 7
 
 
 class RunInUseError(MnistMlpError):
-    """A run directory that another process is training in."""
+    """Another process is training in this run directory."""
 
     exit_code = 8
 
 
 class LostProcessError(MnistMlpError):
-    """A process of a job of several that ended, or cannot be reached."""
+    """Another process of a distributed job ended or cannot be reached."""
 
     exit_code = 9
 
 
 class StoppedError(MnistMlpError):
-    """A run stopped by a signal, saved where there was something to save."""
+    """A signal stopped a run; its checkpoint was saved if it had made any update."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
-
-
-FILE_SYSTEM_EXIT_CODE = 5
-"""The exit code of an `OSError`, which needs no class of ours: it names its file itself."""

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written aside, flushed, renamed."""
+"""Writing files so that a crash cannot leave one half-written."""
 
 import os
 import tempfile
@@ -6,54 +6,49 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Put content at path so that a reader, or a crash, sees the old file or the new one whole.
+    """Write a file so that a reader, or a crash, sees either the old file or the complete new one.
 
-    The folder is flushed too, so that the rename survives a power cut (not on Windows, which
-    cannot flush a folder).
+    The content goes to a temporary file, which is fsynced and renamed. The directory is fsynced
+    too, so that the rename survives a power cut; Windows cannot do that.
 
     Raises:
-        OSError: Nothing at path has changed and nothing is left beside it.
+        OSError: The write failed; the old file is unchanged and the temporary file removed.
     """
     temporary = None
     try:
-        descriptor, temporary = tempfile.mkstemp(
-            prefix=f".{path.name}.", suffix=".tmp", dir=path.parent
-        )
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        temporary = Path(name)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())  # mkstemp keeps others out; a result need not
-        Path(temporary).replace(path)
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+        temporary.replace(path)
     except BaseException as error:
         if temporary:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            error.filename = str(path)  # what a person knows, and a failed write does not say
+            error.filename = str(path)  # rather than the temporary name, or none
         raise
     if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
+        directory = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(directory)
         finally:
-            os.close(folder)
+            os.close(directory)
 
 
 def append(path: Path, content: bytes) -> None:
-    """Add content to the end of a file.
-
-    Raises:
-        OSError: It names the file.
-    """
+    """Append to a file; an OSError names the file."""
     try:
         with path.open("ab") as file:
             file.write(content)
     except OSError as error:
-        error.filename = str(path)
+        error.filename = str(path)  # a failed write names none
         raise
 
 
 def _umask() -> int:
-    mask = os.umask(0o022)
+    mask = os.umask(0o022)  # it can only be read by setting it
     os.umask(mask)
     return mask

@@ -1,7 +1,7 @@
-"""Signals that ask the program to stop: at once, or after saving what it trains.
+"""Stop signals: end the program at once, or let training save a checkpoint first.
 
-Only the standard library is imported here, so that the handlers are in place before anything that
-takes long to import: an exception in the middle of an import can leave a module half loaded.
+This module imports only the standard library, so that the handlers are installed before any slow
+import. The default handler of SIGINT raises an exception, which can leave an import half done.
 """
 
 import os
@@ -10,39 +10,29 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
-STOP_SIGNALS = [signal.SIGINT, signal.SIGTERM]
-"""What asks the program to save and stop."""
-if hasattr(signal, "SIGHUP"):  # Windows has none
-    STOP_SIGNALS.append(signal.SIGHUP)  # the terminal was closed
-
-
-def stop_at_once(number: int, _frame: object = None) -> NoReturn:
-    """A signal handler that ends the process, for when there is nothing to save."""
-    with suppress(OSError):  # the terminal may be gone
-        os.write(2, f"mnist-mlp: stopped by {signal.Signals(number).name}\n".encode())
-    os._exit(128 + number)
+STOP_SIGNALS = [signal.Signals[n] for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
+"""Ctrl-C, `kill`, and a closed terminal, of which Windows has no signal."""
 
 
 def install_handlers() -> None:
-    """Let every stop signal end the process, except those that the parent process ignores."""
-    for number in STOP_SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and & set it
-            signal.signal(number, stop_at_once)
+    """Make every stop signal end the process at once."""
+    for number in _not_ignored():
+        signal.signal(number, _stop_at_once)
 
 
 @contextmanager
 def stop_requested() -> Iterator[Callable[[], int | None]]:
-    """Remember the first stop signal instead of ending; the second one ends the process at once.
+    """Remember the first stop signal instead of ending; a second one ends the process at once.
 
     Yields a function that returns the number of the signal received, or None. Until its first
-    call there is nothing to save, and a signal still ends the process at once.
+    call there is nothing to save yet, and a signal still ends the process at once.
     """
     received: list[int] = []
     asked = False
 
     def remember(number: int, _frame: object) -> None:
         if received or not asked:
-            stop_at_once(number)
+            _stop_at_once(number)
         received.append(number)
 
     def requested() -> int | None:
@@ -50,12 +40,20 @@ def stop_requested() -> Iterator[Callable[[], int | None]]:
         asked = True
         return received[0] if received else None
 
-    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    before = {n: handler for n, handler in handlers.items() if handler != signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, remember)
+    previous = {number: signal.signal(number, remember) for number in _not_ignored()}
     try:
         yield requested
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _stop_at_once(number: int, _frame: object = None) -> NoReturn:
+    with suppress(OSError):  # the terminal may be closed
+        os.write(2, f"mnist-mlp: stopped by {signal.Signals(number).name}\n".encode())
+    os._exit(128 + number)
+
+
+def _not_ignored() -> list[signal.Signals]:
+    """The stop signals that the parent process does not ignore, as nohup and & have it do."""
+    return [n for n in STOP_SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]

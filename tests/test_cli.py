@@ -121,7 +121,7 @@ def test_validate_prints_what_loads_back_to_itself(run: Run) -> None:
     assert as_json["seed"] == 3
     noted = run("validate", "--config", "digits", "schedule.gamma=0.5")
     assert noted.code == 0
-    assert noted.err == "mnist-mlp: note: schedule.gamma has no effect under this config\n"
+    assert noted.err == "mnist-mlp: note: schedule.gamma has no effect in this config\n"
 
 
 def test_configs(run: Run) -> None:
@@ -143,11 +143,19 @@ def test_version_and_module(run: Run) -> None:
     [
         (["train", "--config", "nope"], 2, "nope: no such config file"),
         (["train", "--config", "nope.yaml"], 2, "nope.yaml: no such config file"),
+        (["train", "--config", "n" * 300], 2, "File name too long"),
+        (["train"], 2, "name a --config, or a run to --resume"),
+        (["train", "--resume", "used", "--dry-run"], 2, "omit --run-dir and --dry-run"),
+        (["trace", "--untrained", "--best"], 2, "--untrained takes no"),
+        (["trace", "--untrained", "--label", "3"], 2, "--label is for an --image"),
+        (["trace", "--untrained", "--index", "360"], 2, "digits test ends at 359"),
+        (["predict", "used"], 2, "used: this is a network"),
         (["eval", "--split"], 2, "--split"),
         (["train", "--config", "digits", "--devise", "cpu"], 2, "--devise"),
         (["train", "--config", "digits", "--device", "tpu"], 2, "tpu"),
         (["train", "--config", "digits", "train.epochs=0"], 2, "train.epochs"),
         (["tarin"], 2, "tarin"),
+        (["export"], 2, "Missing option '--format'. Choose from: html, safetensors"),
         (["train", "--config", "digits", "optimizer.learning_rate=1e39"], 2, "learning_rate"),
         (["train", "--config", "mnist", "--root", "~nobody-at-all"], 3, "no such home folder"),
         (["train", "--config", "digits", "--dry-run", "--run-dir", "/proc/x/run"], 5, "/proc"),
@@ -188,7 +196,9 @@ def test_debug_shows_the_traceback(run: Run) -> None:
     assert "Traceback" in run("train", "--config", "nope", "--debug").err
 
 
-def test_a_fault_of_ours_is_exit_1_and_says_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_is_exit_1_and_asks_for_a_report(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("oops")
 
@@ -196,8 +206,8 @@ def test_a_fault_of_ours_is_exit_1_and_says_so(run: Run, monkeypatch: pytest.Mon
     outcome = run(*QUICK)
     assert outcome.code == 1
     assert outcome.err == (
-        "mnist-mlp: a fault of ours, please report it: RuntimeError: oops\n"
-        "run again with --debug to see where\n"
+        "mnist-mlp: internal error: RuntimeError: oops; please report it\n"
+        "run again with --debug for the traceback\n"
     )
 
 
@@ -222,6 +232,21 @@ def test_quick_commands_import_no_torch(arguments: list[str]) -> None:
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert process.stdout.splitlines()[-1] == "[]", process
+
+
+def test_exporting_weights_imports_no_other_exporter(run: Run) -> None:
+    run(*QUICK)
+    code = (
+        "import sys, mnist_mlp.cli\n"
+        "sys.argv = ['mnist-mlp', 'export', '--format', 'safetensors']\n"
+        "try: mnist_mlp.cli.main()\n"
+        "except SystemExit: pass\n"
+        "others = {'mnist_mlp.export.graph', 'mnist_mlp.export.page', 'onnx', 'matplotlib'}\n"
+        "print(sorted(others & set(sys.modules)))"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.stdout.splitlines()[-1] == "[]", process
+    assert Path("digits-001.safetensors").exists()
 
 
 def test_completion_imports_no_torch() -> None:
@@ -335,7 +360,7 @@ def test_too_large_a_network_is_told_as_such() -> None:
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, 1 << 30)),
     )  # fmt: skip
     assert process.returncode == 2, process
-    assert "make model.layer_sizes or train.batch_size smaller" in process.stderr
+    assert "reduce model.layer_sizes or train.batch_size" in process.stderr
 
 
 def test_bare_is_the_help(run: Run) -> None:

@@ -1,4 +1,5 @@
 import math
+import pydoc
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,9 @@ def sections(model: type[BaseModel] = Config) -> list[type[BaseModel]]:
 
 @pytest.mark.parametrize("section", sections())
 def test_every_field_is_documented(section: type[BaseModel]) -> None:
-    assert all(field.description for field in section.model_fields.values())
+    assert section.__doc__
+    for name, field in section.model_fields.items():
+        assert field.description or field.annotation in sections()[1:], name
 
 
 CONTRACT = """
@@ -127,6 +130,8 @@ def test_numbers(text: str, expected: float) -> None:
         ("model: {batch_norm: true}\ntrain: {backward: chain_rule}", "train.backward"),
         ("model: {batch_norm: true}\ntrain: {batch_size: 1}", "train.batch_size"),
         ("model: {batch_norm: true}\ntrain: {batch_size: 54999}", "train.batch_size"),
+        ("model: {batch_norm: true}\ndata: {validation: 31}", "train.batch_size"),
+        ("model: {batch_norm: true}\ndata: {validation: 31}\ntrain: {}", "train.batch_size"),
     ],
 )
 def test_refused_values_name_their_key(text: str, key: str) -> None:
@@ -140,18 +145,18 @@ def test_refused_values_name_their_key(text: str, key: str) -> None:
     [
         (b"\xff\xfe", 1, "UTF-8"),
         (b"seed: 0\nname: \xe9", 2, "UTF-8"),
-        ("seed: 0\nseed: 1", 2, "seed: this key stands at config.yaml:1 already"),
-        ("data: {root: a, root: b}", 1, "data.root: this key stands"),
+        ("seed: 0\nseed: 1", 2, "seed: repeated key, first set at config.yaml:1"),
+        ("data: {root: a, root: b}", 1, "data.root: repeated key"),
         ("a: &a [1]\nb: *a", 1, "anchors and aliases"),
         ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", 1, "anchors and aliases"),
         ("seed: !!int 3", 1, "tags"),
         ("seed: !!python/object/apply:os.system [id]", 1, "tags"),
-        ("seed: 0\n---\nseed: 1", 2, "a second document"),
-        ("seed: [", 1, "not YAML"),
-        ("seed:\n\t- 1", 2, "not YAML"),
-        ('name: "\\UFFFFFFFF"', 1, "not YAML"),
-        ('"\\uD800": 1', 1, "not YAML"),
-        ("seed: \x07", 1, "not YAML"),
+        ("seed: 0\n---\nseed: 1", 2, "expected a single document"),
+        ("seed: [", 1, "invalid YAML"),
+        ("seed:\n\t- 1", 2, "invalid YAML"),
+        ('name: "\\UFFFFFFFF"', 1, "invalid YAML"),
+        ('"\\uD800": 1', 1, "invalid YAML"),
+        ("seed: \x07", 1, "invalid YAML"),
         ("{[1]: 2}", 1, "a key must be a word"),
         ("[" * 100_000, 1, "too deeply nested"),
         ("- " * 1000, 1, "too deeply nested"),
@@ -201,9 +206,38 @@ def test_a_folder_does_not_hide_a_bundled_config() -> None:
 def test_a_late_section_is_blamed_at_its_own_line() -> None:
     text = "model: {activation: tanh}\ntrain:\n  epochs: 3\n  backward: chain_rule\n"
     assert errors(text) == [
-        "config.yaml:4: train.backward: must be auto or autograd where the activation is not relu, "
-        'not "chain_rule"'
+        "config.yaml:4: train.backward: must be auto or autograd, unless activation is relu and "
+        'batch_norm false, not "chain_rule"'
     ]
+
+
+@pytest.mark.parametrize(
+    ("model", "applies"),
+    [
+        ("{}", True),
+        ("{activation: tanh}", False),
+        ("{batch_norm: true}", False),
+        ("{layer_sizes: [784, 10], activation: tanh}", True),
+        ("{layer_sizes: [784, 10], batch_norm: true}", True),
+        ("{layer_sizes: [784, 32, 10], activation: identity}", False),
+    ],
+)
+def test_the_chain_rule_by_hand_applies_to_linear_and_relu_in_turn(
+    model: str, applies: bool
+) -> None:
+    assert load(f"model: {model}").model.is_linear_relu_stack == applies
+    text = f"model: {model}\ntrain: {{backward: chain_rule}}"
+    if applies:
+        assert load(text).train.backward == "chain_rule"
+    else:
+        assert "train.backward: must be auto or autograd" in errors(text)[0]
+
+
+def test_help_does_not_show_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "environ({" not in pydoc.render_doc(load_config)
+    monkeypatch.setenv("MNIST_MLP_DATA", "from the environment")
+    Path("config.yaml").write_text("seed: 0")
+    assert load_config("config.yaml").data.root == "from the environment"
 
 
 def test_overrides() -> None:
@@ -227,9 +261,9 @@ def test_overrides() -> None:
         ("train=3", "train: must be a section"),
         ("seed.x=3", "seed: must be a valid integer"),
         ("device.x=3", "device has no keys of its own"),
-        ("seed=[", "not YAML"),
+        ("seed=[", "invalid YAML"),
         ("seed=&a 1", "anchors"),
-        ("name=\udcff", "not YAML"),
+        ("name=\udcff", "invalid YAML"),
     ],
 )
 def test_refused_overrides_are_named(override: str, reason: str) -> None:

@@ -1,3 +1,4 @@
+import ast
 import subprocess
 import sys
 import zipfile
@@ -13,6 +14,14 @@ from tests.conftest import REPOSITORY
 @pytest.mark.parametrize("name", mnist_mlp.__all__)
 def test_every_public_name_is_there(name: str) -> None:
     assert getattr(mnist_mlp, name) is not None
+
+
+def test_type_checkers_see_the_public_names() -> None:
+    tree = ast.parse(Path(mnist_mlp.__file__).read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If) and "TYPE" in ast.dump(node))
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    seen = {alias.asname: node.module for node in imports for alias in node.names}
+    assert seen == {name: f"mnist_mlp.{home}" for name, home in mnist_mlp._MODULES.items()}
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
