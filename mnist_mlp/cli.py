@@ -331,7 +331,7 @@ def trace(
             from mnist_mlp.pictures.predict import label_of, predict_file
 
             seen = predict_file(model, image)
-            x = to_images(torch.from_numpy(seen.seen.pixels).flatten())
+            x = to_images(torch.from_numpy(seen.pixels).flatten())
             named = label_of(image) if label is None else label
             y = seen.digit if named is None else named
             where |= {"split": None, "index": None, "image": str(image)}
