@@ -178,7 +178,7 @@ def _gradient_samples(
         backward(to_images(pixels[one]).double(), labels[one])
         tensors = []
         for name, parameter in model.named_parameters():
-            flat = np.array(parameter.grad).ravel()
+            flat = np.asarray(parameter.grad).ravel()
             # Most entries are 0, so half of the samples are the largest ones.
             order = np.argsort(-np.abs(flat), kind="stable")
             largest, rest = np.split(order, [SAMPLED_ENTRIES // 2])
