@@ -1,8 +1,8 @@
 """Export the explorer: one HTML file that computes the lesson's steps with a run's own network.
 
-The folder explorer holds the page's template, style sheet and JavaScript; network.js repeats the
-mathematics of `steps.backprop`. The exported file adds the weights, test images, and PyTorch's
-logits and gradients for them. The page compares its own results with these when it opens.
+The folder explorer holds the template, style sheet and JavaScript; network.js repeats
+`steps.backprop`. The page also contains the weights, some test images, and PyTorch's logits and
+gradients for them, with which it compares its own results when it opens.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""One trained network and one exported page for all tests of the explorer."""
+"""Trained networks, and an exported explorer page, that several test files share."""
 
 import os
 from pathlib import Path
@@ -11,6 +11,19 @@ from mnist_mlp.export.page import export_html
 from mnist_mlp.runs.checkpoint import Checkpoint, load_checkpoint
 from mnist_mlp.runs.training import metrics_of
 from mnist_mlp.steps.data import Dataset, load_dataset
+
+
+@pytest.fixture(scope="session")
+def digits() -> Dataset:
+    return load_dataset("digits")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A network trained on the digits for two epochs."""
+    config = load_config("digits", ["train.epochs=2"], environment={})
+    run = tmp_path_factory.mktemp("export") / "run"
+    return load_checkpoint(train_model(config, run).run_dir or "")
 
 
 @pytest.fixture(scope="session")
