@@ -111,7 +111,6 @@ def _page_data(
     with torch.no_grad():
         logits = model(to_images(pixels).double())
     weights = [p.detach().flatten().numpy() for p in checkpoint.model.parameters()]
-    brightest = data.train.pixels.amax(dim=0)  # (784,)
     return {
         "run": run_name(checkpoint),
         "dataset": data.name,
@@ -124,7 +123,7 @@ def _page_data(
         "training": min(IMAGES, len(chosen)),
         "logits": _base64(logits.numpy().astype("<f8")),
         "gradients": list(_gradient_samples(model, pixels, labels)),
-        "never_lit": torch.nonzero(brightest == 0).flatten().tolist(),
+        "never_lit": torch.nonzero(data.train.pixels.amax(dim=0) == 0).flatten().tolist(),
         "training_images": len(data.train.labels),
         "confusion": evaluate_model(checkpoint.model, *data.test).confusion_matrix,
         "rows": [dataclasses.asdict(row) for row in rows],

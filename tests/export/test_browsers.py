@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from mnist_mlp.steps.data import Dataset
+
 WAIT_S = 60
 
 
@@ -60,6 +62,7 @@ class Firefox:
         self._command("WebDriver:Navigate", url=url)
 
     def run(self, script: str) -> Any:
+        """Run the body of a function in the page and return its value."""
         return self._command("WebDriver:ExecuteScript", script=script, args=[])["value"]
 
     def act(self, actions: list[dict[str, Any]]) -> None:
@@ -152,7 +155,7 @@ def test_the_badge_is_green(driver: Driver, html: Path) -> None:
     assert details.count("✓") == 3
 
 
-def test_draw_a_seven(driver: Driver, html: Path, mnist_root: Path) -> None:
+def test_draw_a_seven(driver: Driver, html: Path, explorer_data: Dataset) -> None:
     open_page(driver, html)
     left, top, side = driver.run(
         """const pad = document.getElementById("pad");
@@ -169,12 +172,10 @@ def test_draw_a_seven(driver: Driver, html: Path, mnist_root: Path) -> None:
     press, release = ({"type": kind, "button": 0} for kind in ("pointerDown", "pointerUp"))
     mouse = {"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}}
     driver.act([mouse | {"actions": [moves[0], press, *moves[1:], release]}])
-    verdict = "return document.getElementById('input-verdict').textContent"
-    until(lambda: driver.run(verdict).startswith("Prediction: "))
-    assert driver.run(verdict).startswith("Prediction: 7")
-    assert driver.run("return document.getElementById('now-text').textContent").startswith(
-        "your drawing: predicted 7"
-    )
+    verdict = "return document.getElementById('now-text').textContent"
+    until(lambda: driver.run(verdict).startswith("your drawing: predicted"))
+    if explorer_data.name == "mnist":  # the digits data set is too small to learn such a seven
+        until(lambda: driver.run(verdict).startswith("your drawing: predicted 7"))
 
 
 def test_the_address_restores_the_state(driver: Driver, html: Path) -> None:

@@ -116,6 +116,7 @@ def page(shared: tuple[Watched, Page, str]) -> Iterator[Page]:
     page.evaluate("document.activeElement.blur()")
     if page.locator("#now-reset").is_visible():
         page.click("#now-reset")
+    page.fill("#rate", "-1")
     for button in ("#merge-undo:enabled", "#pad-clear", "#loss-lesson"):
         if page.locator(button).count():
             page.click(button)
@@ -340,7 +341,7 @@ def test_pictures_are_read_as_predict_reads_them(page: Page) -> None:
         seen = page.evaluate(
             """async (content) => {
               const bytes = Uint8Array.from(atob(content), (c) => c.charCodeAt(0));
-              const grey = await explorer.greyOf(new Blob([bytes], { type: "image/png" }));
+              const grey = await explorer.readGrey(new Blob([bytes], { type: "image/png" }));
               return Array.from(explorer.prepare(grey).pixels);
             }""",
             content,

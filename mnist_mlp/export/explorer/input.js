@@ -1,6 +1,6 @@
 // Panel 1: turns a drawing, a photo or a test image into 784 numbers and shows the prediction.
 
-const DECODED_WHOLE = 4_000_000; // pictures with more pixels are scaled down first
+const REDUCED_PIXELS = 4_000_000; // pictures with more pixels are scaled down first
 const PAD = 200; // pixels of the drawing pad's side
 const LENS = 5; // pixels of the lens's side
 const PEN = 15; // line width in pad pixels, about that of MNIST's strokes
@@ -104,7 +104,7 @@ function inputPanel() {
   const readPhoto = async (file) => {
     if (!file) return;
     try {
-      source.photo = await greyOf(file);
+      source.photo = await readGrey(file);
     } catch {
       byId("pad-status").textContent = "This browser cannot read this file as a picture.";
       return;
@@ -203,12 +203,12 @@ function inputPanel() {
 }
 
 /** Decodes a picture file, upright and in grey. */
-async function greyOf(file) {
+async function readGrey(file) {
   const options = { premultiplyAlpha: "none", colorSpaceConversion: "none", imageOrientation: "from-image" };
   const bitmap = await createImageBitmap(file, options);
   const { width, height } = bitmap;
   // Large photos are scaled down first to save memory, as in mnist_mlp/pictures/read.py.
-  const by = width * height > DECODED_WHOLE ? (2 * WORKING_SIDE) / Math.max(width, height) : 1;
+  const by = width * height > REDUCED_PIXELS ? (2 * WORKING_SIDE) / Math.max(width, height) : 1;
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [width, height].map((v) => Math.max(1, Math.round(v * by)));
   const context = canvas.getContext("2d");

@@ -80,7 +80,7 @@ function note({ from, label }, p, loss) {
     return [
       el("b", {}, "The lesson prints 0.96 here, but the softmax of these logits is "), el("b", {}, fixed(p[7], 3)), ". ",
       `It prints [${LESSON_PRINTED.map((v) => fixed(v, 2)).join(", ")}]; the correct values are [${Array.from(p, (v) => fixed(v, 2)).join(", ")}]. `,
-      `Its loss of −ln 0.96 = 0.04 is therefore ${fixed(loss, 4)}. The method and the predicted digit, 7, are correct.`,
+      `So the loss is ${fixed(loss, 4)}, not −ln 0.96 = 0.04. The method and the predicted digit, 7, are correct.`,
     ];
   }
   if (from === "image")

@@ -181,7 +181,7 @@ function followScroll() {
     const predicted = argmax(p);
     drawThumbnail(byId("now-image"), pixels);
     byId("now-text").replaceChildren(
-      index === null ? "your drawing" : `image ${index}`, ": predicted ", el("b", {}, String(predicted)), ` (${percent(p[predicted])}), label `, el("b", {}, String(state.label)),
+      index === null ? "your drawing" : `image ${index}`, ": ", el("span", { class: "wide-only" }, "predicted "), el("b", {}, String(predicted)), ` (${percent(p[predicted])}), label `, el("b", {}, String(state.label)),
     );
     byId("now-reset").hidden = !state.altered;
     byId("now-reset").title = `Weights changed: ${state.altered}. Restore the trained weights.`;
@@ -271,7 +271,7 @@ function main() {
 
   // For the browser's console, and for tests
   globalThis.explorer = {
-    data, state, examples, prepare, luminance, greyOf, forward, crossEntropy, forwardPass, backwardPass, shown, showImage,
+    data, state, examples, prepare, luminance, readGrey, forward, crossEntropy, forwardPass, backwardPass, shown, showImage,
     chooseNeuron, chooseLabel, showDrawing, trained, network: () => net,
   };
 }
