@@ -122,7 +122,7 @@ def trace(
             from mnist_mlp.pictures.predict import label_of, predict_file
 
             prediction = predict_file(model, image)
-            x = to_images(torch.from_numpy(prediction.seen.pixels).flatten())
+            x = to_images(torch.from_numpy(prediction.pixels).flatten())
             labels = (label, label_of(image), prediction.digit)
             y = next(known for known in labels if known is not None)
             source |= {"split": None, "index": None, "image": str(image)}

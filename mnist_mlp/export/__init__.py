@@ -1,1 +1,1 @@
-"""The way out: a trained network as a file for other programs, and as a page for people."""
+"""Export: a trained network as weights, as a graph for other runtimes, or as a web page."""

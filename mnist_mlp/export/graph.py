@@ -1,4 +1,4 @@
-"""A network as a graph of operations: ONNX, for other runtimes, and PyTorch's own program file."""
+"""Export the network as a graph of operations: ONNX, or PyTorch's own program file (.pt2)."""
 
 import io
 import json
@@ -16,46 +16,44 @@ from mnist_mlp.runs.checkpoint import ZEROS, Checkpoint, fill_digest
 from mnist_mlp.steps.data import to_images
 
 CHECKED_IMAGES = 1_000
-TOLERANCE = 2e-6
-"""Of the largest |logit|: what another order of the same float32 sums may make of it."""
-BATCHES = ({0: torch.export.Dim("batch")},)
-"""Which dimensions of the input are of any size, by name."""
+TOLERANCE = 2e-6  # of the largest |logit|: float32 sums depend on the order of addition
+DYNAMIC_SHAPES = ({0: torch.export.Dim("batch")},)  # the batch size may vary
 
 
 def export_onnx(checkpoint: Checkpoint, pixels: Tensor, output: Path) -> float:
-    """Write an ONNX file: `images` (batch, 1, 28, 28) to `logits` (batch, 10), any batch size.
+    """Write an ONNX file that maps `images` (batch, 1, 28, 28) to `logits` (batch, 10).
 
-    Before it is written, onnxruntime and PyTorch are asked about the same images.
+    First compares onnxruntime's logits with PyTorch's on the same images.
 
     Args:
-        checkpoint: Whose network.
-        pixels: (N, 784), bytes; the first 1,000 are compared.
-        output: The file.
+        checkpoint: The network to export.
+        pixels: (N, 784), bytes; the first 1,000 images are compared.
+        output: The ONNX file.
 
     Returns:
         The largest difference between two logits.
 
     Raises:
-        CheckFailedError: It is more than `TOLERANCE` of the largest |logit|; nothing is written.
-        UsageError: The packages that it takes are missing.
-        OSError: It cannot be written; what was there is still there.
+        CheckFailedError: The difference exceeds `TOLERANCE`; nothing is written.
+        UsageError: A required package is missing.
+        OSError: The file cannot be written; an existing file is left unchanged.
     """
     try:
         import onnx
         import onnxruntime
-        import onnxscript  # noqa: F401 - what PyTorch's exporter asks for
+        import onnxscript  # noqa: F401 - PyTorch's exporter needs it
     except ImportError as error:
         raise UsageError(
             f"--format onnx: {error.name} is missing: pip install 'mnist-mlp[onnx]'"
         ) from None
     model = checkpoint.model.eval()
     level = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # the exporter tells at length what it does
+    logging.disable(logging.WARNING)  # the exporter logs its progress as warnings
     try:
         program = torch.onnx.export(
             _program(model),
             dynamo=True,
-            dynamic_shapes=BATCHES,
+            dynamic_shapes=DYNAMIC_SHAPES,
             input_names=["images"],
             output_names=["logits"],
             external_data=False,
@@ -63,9 +61,9 @@ def export_onnx(checkpoint: Checkpoint, pixels: Tensor, output: Path) -> float:
         )
     finally:
         logging.disable(level)
-    assert program is not None  # noqa: S101 - it is, with dynamo
+    assert program is not None  # noqa: S101 - never None with dynamo=True
     graph = program.model_proto
-    # Of each part, where in PyTorch's source it comes from, with the folders of this machine.
+    # The exporter records the source file of each operation, with this machine's paths.
     for part in (*graph.graph.node, *graph.graph.input, *graph.graph.output, graph.graph, graph):
         del part.metadata_props[:]
     onnx.helper.set_model_props(graph, describe(checkpoint) | {"content_sha256": ZEROS})
@@ -74,36 +72,35 @@ def export_onnx(checkpoint: Checkpoint, pixels: Tensor, output: Path) -> float:
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     images = to_images(pixels[:CHECKED_IMAGES]).view(-1, 1, 28, 28)
-    with torch.no_grad():
-        expected = model(images)
-    apart = []
+    expected = model(images).detach()
+    differences = []
     for batch in (images, images[:1]):
         (logits,) = session.run(["logits"], {"images": batch.numpy()})
-        apart.append((torch.from_numpy(logits) - expected[: len(batch)]).abs().max())
-    difference = float(torch.stack(apart).max())  # not Python's max, which passes over a NaN
+        differences.append((torch.from_numpy(logits) - expected[: len(batch)]).abs().max())
+    difference = float(torch.stack(differences).max())  # Python's max would ignore a NaN
     if not difference <= TOLERANCE * (largest := float(expected.abs().max())):
         raise CheckFailedError(
-            f"{output}: not written: onnxruntime's logits are up to {difference:.2g} from "
-            f"PyTorch's, the largest of which is {largest:.2g}"
+            f"{output}: not written: onnxruntime's logits differ from PyTorch's by up to "
+            f"{difference:.2g}; the largest logit is {largest:.2g}"
         )
     write_atomically(output, content)
     return difference
 
 
 def export_program(checkpoint: Checkpoint, output: Path) -> None:
-    """Write what `torch.export.load` reads; what it is of stands in its `mnist-mlp.json`.
+    """Write a file for `torch.export.load`, with its metadata in the entry `mnist-mlp.json`.
 
     Raises:
-        UsageError: This PyTorch would put pickles into it; nothing is written.
-        OSError: It cannot be written; what was there is still there.
+        UsageError: This version of PyTorch would put pickles into the file; nothing is written.
+        OSError: The file cannot be written; an existing file is left unchanged.
     """
     program = _program(checkpoint.model.eval())
-    program.example_inputs = None  # which would be pickled
+    program.example_inputs = None  # they would be pickled
     content = io.BytesIO()
-    about = {"mnist-mlp.json": json.dumps(describe(checkpoint))}
-    torch.export.save(program, content, extra_files=about)
+    metadata = {"mnist-mlp.json": json.dumps(describe(checkpoint))}
+    torch.export.save(program, content, extra_files=metadata)
     with zipfile.ZipFile(content) as archive:
-        # torch.save, which older ones call for the weights, writes a zip archive with a pickle.
+        # Older versions write the weights with torch.save: a zip archive that contains a pickle.
         if any(archive.read(name).startswith(b"PK\x03\x04") for name in archive.namelist()):
             raise UsageError(
                 f"--format pt2: PyTorch {torch.__version__} puts pickles into it: install a newer "
@@ -113,9 +110,9 @@ def export_program(checkpoint: Checkpoint, output: Path) -> None:
 
 
 def _program(model: nn.Module) -> torch.export.ExportedProgram:
-    """The operations of a model, for batches of any size, with no word of this machine's files."""
+    """Trace a model for any batch size, without the source locations of its operations."""
     example = (torch.zeros(2, 1, 28, 28),)
-    program = torch.export.export(model, example, dynamic_shapes=BATCHES)
+    program = torch.export.export(model, example, dynamic_shapes=DYNAMIC_SHAPES)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
     return program

@@ -1,9 +1,8 @@
-"""A run as a page that shows its network thinking and learning: one file that needs nothing else.
+"""Export the explorer: one HTML file that computes the lesson's steps with a run's own network.
 
-The page's parts lie in the folder explorer, as they are written: a template, a style sheet and
-plain JavaScript, whose mathematics (network.js) is `steps.backprop`'s. Here they are joined
-with a network's own numbers, and with PyTorch's answers, by which the page checks itself when it
-opens.
+The folder explorer holds the template, style sheet and JavaScript; network.js repeats
+`steps.backprop`. The page also contains the weights, some test images, and PyTorch's logits and
+gradients for them, with which it compares its own results when it opens.
 """
 
 import base64
@@ -25,93 +24,65 @@ from torch import Tensor, nn
 from mnist_mlp.constants import CLASSES
 from mnist_mlp.errors import UsageError
 from mnist_mlp.files import write_atomically
-from mnist_mlp.lesson.claims import gradients
 from mnist_mlp.runs.checkpoint import Checkpoint, run_name, weights_sha256
 from mnist_mlp.steps.backprop import chain_rule, is_linear_relu_stack
 from mnist_mlp.steps.data import Dataset, Split, to_images
 from mnist_mlp.steps.evaluate import evaluate_model
 from mnist_mlp.steps.train import EpochResult
 
-MAX_BYTES = 1_200_000
-"""Of the whole page."""
-IMAGES = 100
-"""Test images to choose from; the page learns from these too."""
-MISTAKES = 30
-"""Of those, at most so many that the network reads wrong, the most confident first."""
-CHECKED, SAMPLED = 3, 64
-"""Images whose gradients the page is held to, and entries of each tensor."""
-MAX_HIDDEN = 3
-
-SCRIPTS = (
-    "network.js",
-    "preprocess.js",
-    "draw.js",
-    "state.js",
-    "input.js",
-    "layers.js",
-    "linear.js",
-    "loss.js",
-    "backward.js",
-    "update.js",
-    "evidence.js",
-    "main.js",
-)
+MAX_BYTES = 1_200_000  # of the whole page
+IMAGES = 100  # test images in the page's gallery, on which the page can also train
+MISTAKES = 30  # misclassified images among them at most
+MAX_HIDDEN = 3  # hidden layers
+CHECKED_IMAGES, SAMPLED_ENTRIES = 3, 64  # of the gradient check: images, entries of each tensor
 
 
 def export_html(
     checkpoint: Checkpoint, data: Dataset, rows: list[EpochResult], output: Path
 ) -> None:
-    """Write the page.
+    """Write the explorer page.
 
     Args:
-        checkpoint: Whose network; ReLU, 784 inputs, ten classes and one to three hidden layers.
-        data: The checkpoint's, on the CPU.
-        rows: Of the run's metrics.jsonl; without any, the page has no curves and says so.
-        output: The HTML file, of at most `MAX_BYTES`.
+        checkpoint: A ReLU network with 784 inputs, 10 outputs and 1 to 3 hidden layers.
+        data: The checkpoint's data set, on the CPU.
+        rows: The run's metrics.jsonl; if empty, the page says that there are no curves.
+        output: The HTML file, at most `MAX_BYTES` long.
 
     Raises:
-        UsageError: The network is not one that the page covers.
-        OSError: It cannot be written; what was there is still there.
+        UsageError: The page does not support this network.
+        OSError: The file cannot be written; an existing file is left unchanged.
     """
-    _refuse_uncovered(checkpoint)
-    parts = files("mnist_mlp.export") / "explorer"
-    script = "\n".join((parts / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    script = f'"use strict";\n(() => {{\n{script}\n}})();\n'
-    style = (parts / "style.css").read_text(encoding="utf-8")
-    template = (parts / "page.html").read_text(encoding="utf-8")
+    _check_supported(checkpoint)
+    template = _template()
 
     def page(extra: int) -> bytes:
-        content = {
-            "script_hash": _csp_hash(script),
-            "style_hash": _csp_hash(style),
+        texts = {
             "title": escape(run_name(checkpoint)),
-            "style": style,
             "data": _json(_page_data(checkpoint, data, rows, extra)),
-            "script": script,
         }
-        filled = re.sub(r"\{\{(\w+)\}\}", lambda place: content[place[1]], template)
+        filled = re.sub(r"\{\{(title|data)\}\}", lambda match: texts[match[1]], template)
         return filled.encode(errors="replace")
 
-    whole = page(extra=0)
-    if len(whole) > MAX_BYTES:
+    content = page(extra=0)
+    if len(content) > MAX_BYTES:
         raise UsageError(
-            f"the page would take {len(whole):,} bytes, more than {MAX_BYTES:,}: the network is "
+            f"the page would take {len(content):,} bytes, more than {MAX_BYTES:,}: the network is "
             "too large for it; 784-128-64-10 fits with room to spare"
         )
-    # Each further image that the network reads wrong takes its pixels, its logits and a little; the
-    # sampled gradients are then of other images, and no longer than this by more than the rest.
-    room = max(0, MAX_BYTES - 5_000 - len(whole)) // 1_300
-    write_atomically(output, page(extra=room) if room else whole)
+    # Fill the remaining space with more misclassified images, 1,300 bytes each. With them other
+    # images are chosen for the gradient check, whose numbers may be up to 5,000 bytes longer.
+    if extra := max(0, MAX_BYTES - 5_000 - len(content)) // 1_300:
+        content = page(extra)
+    write_atomically(output, content)
 
 
-def _refuse_uncovered(checkpoint: Checkpoint) -> None:
+def _check_supported(checkpoint: Checkpoint) -> None:
     sizes = checkpoint.config.model.layer_sizes
-    covered = (
+    if not (
         is_linear_relu_stack(checkpoint.model)
         and (sizes[0], sizes[-1]) == (784, CLASSES)
         and 1 <= len(sizes) - 2 <= MAX_HIDDEN
-    )
-    if not covered:
+    ):
         raise UsageError(
             f"{checkpoint.path}: {'-'.join(map(str, sizes))} with "
             f"{checkpoint.config.model.activation}; the page covers ReLU networks of 784 inputs, "
@@ -119,21 +90,32 @@ def _refuse_uncovered(checkpoint: Checkpoint) -> None:
         )
 
 
+def _template() -> str:
+    """Return page.html with its style sheet and scripts inserted and their hashes in its CSP."""
+    folder = files("mnist_mlp.export") / "explorer"
+    parts = {part.name: part.read_text(encoding="utf-8") for part in folder.iterdir()}
+    page = re.sub(r"\{\{(\w+\.\w+)\}\}", lambda match: parts[match[1]], parts["page.html"])
+    for tag in ("style", "script"):
+        content = page.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
+        digest = hashlib.sha256(content.encode()).digest()
+        page = page.replace(f"hash-of-{tag}", base64.b64encode(digest).decode())
+    return page
+
+
 def _page_data(
     checkpoint: Checkpoint, data: Dataset, rows: list[EpochResult], extra: int
 ) -> dict[str, Any]:
     model = copy.deepcopy(checkpoint.model).double()
+    chosen = _choose(model, data.test, extra)
+    pixels, labels = data.test.pixels[chosen], data.test.labels[chosen]
     with torch.no_grad():
-        chosen, further = _choose(model, data.test)
-        chosen += further[:extra]
-        pixels, labels = data.test.pixels[chosen], data.test.labels[chosen]
         logits = model(to_images(pixels).double())
-    ink = data.train.pixels.amax(dim=0)
+    weights = [p.detach().flatten().numpy() for p in checkpoint.model.parameters()]
     return {
         "run": run_name(checkpoint),
         "dataset": data.name,
         "sizes": checkpoint.config.model.layer_sizes,
-        "weights": _base64(np.concatenate([_flat(p) for p in checkpoint.model.parameters()])),
+        "weights": _base64(np.concatenate(weights).astype("<f4")),
         "weights_sha256": weights_sha256(checkpoint.model),
         "images": _base64(pixels.numpy()),
         "indexes": chosen,
@@ -141,7 +123,7 @@ def _page_data(
         "training": min(IMAGES, len(chosen)),
         "logits": _base64(logits.numpy().astype("<f8")),
         "gradients": list(_gradient_samples(model, pixels, labels)),
-        "never_lit": torch.nonzero(ink == 0).flatten().tolist(),
+        "never_lit": torch.nonzero(data.train.pixels.amax(dim=0) == 0).flatten().tolist(),
         "training_images": len(data.train.labels),
         "confusion": evaluate_model(checkpoint.model, *data.test).confusion_matrix,
         "rows": [dataclasses.asdict(row) for row in rows],
@@ -153,73 +135,63 @@ def _page_data(
     }
 
 
-def _choose(model: nn.Module, test: Split) -> tuple[list[int], list[int]]:
-    """Indexes of the test images to choose from, the worst mistakes first, and of more mistakes.
+@torch.no_grad()
+def _choose(model: nn.Module, test: Split, extra: int) -> list[int]:
+    """Choose test images: `IMAGES` for the gallery, then up to `extra` more misclassified ones.
 
-    Among the first are all ten digits; the others begin with one of each pair of digits that is
-    not among the first.
+    The gallery begins with the most confident mistakes and then has correctly classified images
+    of all ten digits. The extra images begin with one of each cell of the confusion matrix that
+    the gallery does not show.
     """
     p = torch.softmax(model(test.images.double()), dim=1)
-    confidence, said = p.max(dim=1)
-    wrong = torch.nonzero(said != test.labels).flatten()
+    confidence, predicted = p.max(dim=1)
+    wrong = torch.nonzero(predicted != test.labels).flatten()
     mistakes: list[int] = wrong[confidence[wrong].argsort(descending=True)].tolist()
-    worst = mistakes[:MISTAKES]
+    gallery = mistakes[:MISTAKES]
 
-    wanted = min(IMAGES, len(test.labels)) - len(worst)
-    right: list[int] = []
-    by_digit = [
-        torch.nonzero((test.labels == k) & (said == test.labels)).flatten().tolist()
-        for k in range(CLASSES)
-    ]
-    for place in range(len(test.labels)):
-        right += [found[place] for found in by_digit if place < len(found)]
-        if len(right) >= wanted:
-            break
-    chosen = worst + sorted(right[:wanted], key=lambda i: (int(test.labels[i]), i))
+    correct = []  # (rank among the digit's images, digit, index)
+    for digit in range(CLASSES):
+        found = torch.nonzero((test.labels == digit) & (predicted == digit)).flatten().tolist()
+        correct += [(rank, digit, index) for rank, index in enumerate(found)]
+    by_rank = sorted(correct)[: max(0, IMAGES - len(gallery))]
+    gallery_correct = [index for _, _, index in sorted(by_rank, key=lambda row: row[1:])]
 
-    def cell(i: int) -> tuple[int, int]:
-        return int(test.labels[i]), int(said[i])
-
-    shown = {cell(i) for i in worst}
+    cells = list(zip(test.labels.tolist(), predicted.tolist(), strict=True))
+    shown = {cells[i] for i in gallery}
     first: list[int] = []
     others: list[int] = []
     for i in mistakes[MISTAKES:]:
-        (others if cell(i) in shown else first).append(i)
-        shown.add(cell(i))
-    return chosen, first + others
+        (others if cells[i] in shown else first).append(i)
+        shown.add(cells[i])
+    return gallery + gallery_correct + (first + others)[:extra]
 
 
 def _gradient_samples(
     model: nn.Sequential, pixels: Tensor, labels: Tensor
 ) -> Iterator[dict[str, Any]]:
-    """Of three images far apart in the list: each tensor's norm, largest and sampled entries."""
+    """Yield each tensor's gradient for a few images: its norm, largest entry and samples."""
     generator = np.random.default_rng(0)
-    for position in np.linspace(0, len(labels) - 1, CHECKED).astype(int).tolist():
+    backward = chain_rule(model)
+    for position in np.linspace(0, len(labels) - 1, CHECKED_IMAGES).astype(int).tolist():
         one = slice(position, position + 1)
-        found = gradients(model, chain_rule, to_images(pixels[one]).double(), labels[one])
+        backward(to_images(pixels[one]).double(), labels[one])
         tensors = []
-        for name, gradient in found.items():
-            flat = gradient.flatten().numpy()
-            # Most entries of a gradient are 0; what is compared should mostly not be.
+        for name, parameter in model.named_parameters():
+            flat = np.asarray(parameter.grad).ravel()
+            # Most entries are 0, so half of the samples are the largest ones.
             order = np.argsort(-np.abs(flat), kind="stable")
-            half = order[: SAMPLED // 2]
-            rest = order[SAMPLED // 2 :]
-            rest = generator.choice(rest, min(SAMPLED - len(half), len(rest)), replace=False)
-            at = np.concatenate([half, rest])
+            largest, rest = np.split(order, [SAMPLED_ENTRIES // 2])
+            sampled = np.concatenate([largest, generator.permutation(rest)])[:SAMPLED_ENTRIES]
             tensors.append(
                 {
                     "name": name,
                     "norm": float(np.linalg.norm(flat)),
                     "largest": float(np.abs(flat).max()),
-                    "positions": at.tolist(),
-                    "values": flat[at].tolist(),
+                    "positions": sampled.tolist(),
+                    "values": flat[sampled].tolist(),
                 }
             )
         yield {"image": position, "tensors": tensors}
-
-
-def _flat(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return tensor.detach().flatten().numpy().astype("<f4")
 
 
 def _base64(array: np.ndarray[Any, Any]) -> str:
@@ -227,9 +199,5 @@ def _base64(array: np.ndarray[Any, Any]) -> str:
 
 
 def _json(value: dict[str, Any]) -> str:
-    """JSON that ends no script element and starts no comment, whatever the texts in it are."""
+    """Return JSON that is safe in a script element: no text in it can end the element."""
     return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
-
-
-def _csp_hash(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,4 +1,4 @@
-"""A network's weights in one safetensors file, for any program that reads the format."""
+"""Export the weights alone, as a safetensors file."""
 
 import json
 from pathlib import Path
@@ -10,11 +10,11 @@ from mnist_mlp.files import write_atomically
 from mnist_mlp.runs.checkpoint import ZEROS, Checkpoint, fill_digest, weights_sha256
 
 INPUT = "float32 pixels in [0, 1], bright ink on black, 28 rows of 28"
-"""What every network of ours takes; as (batch, 784), (batch, 28, 28) or (batch, 1, 28, 28)."""
+"""The input of every network; its shape is (batch, 784), (batch, 28, 28) or (batch, 1, 28, 28)."""
 
 
 def describe(checkpoint: Checkpoint) -> dict[str, str]:
-    """What a program, or a person, has to know of an exported network."""
+    """Return the metadata of an exported network: its inputs, outputs, layers and origin."""
     config = checkpoint.config
     accuracy = checkpoint.metrics.get("test_accuracy")
     return {
@@ -33,10 +33,10 @@ def describe(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def export_safetensors(checkpoint: Checkpoint, output: Path) -> None:
-    """Write the network's tensors: `layer1.weight` (128, 784), `layer1.bias` (128,) and so on.
+    """Write the tensors `layer1.weight` (128, 784), `layer1.bias` (128,) and so on.
 
     Raises:
-        OSError: It cannot be written; what was there is still there.
+        OSError: The file cannot be written; an existing file is left unchanged.
     """
     metadata = describe(checkpoint) | {"content_sha256": ZEROS}
     tensors = {name: tensor.contiguous() for name, tensor in checkpoint.model.state_dict().items()}

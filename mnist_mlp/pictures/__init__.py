@@ -1,1 +1,1 @@
-"""A person's own picture of a digit: read, prepared and classified."""
+"""Users' own pictures of digits: reading image files, preprocessing them, predicting the digit."""

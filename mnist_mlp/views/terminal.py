@@ -226,7 +226,7 @@ def show_prediction(
         f"{prediction.file!s:{width}}  {prediction.digit}  {prediction.confidence:7.2%}{verdict}"
     )
     if whole:
-        _show_pixels(console, prediction.seen.pixels / 255)
+        _show_pixels(console, prediction.pixels / 255)
         for digit, p in enumerate(prediction.probabilities):
             console.print(f"{digit}  {p:7.2%}  {'█' * round(30 * p)}".rstrip())
 

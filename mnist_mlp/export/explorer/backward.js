@@ -1,4 +1,4 @@
-// Panel 6: p − y, every factor of the chain, and any weight's gradient beside its finite difference.
+// Panel 6: p − y, every factor of the chain rule, and one weight's gradient with a numerical check.
 
 function backwardPanel() {
   const section = byId("backward");
@@ -11,26 +11,26 @@ function backwardPanel() {
     }),
   );
 
-  // A mistake has more to teach: the worst that the weights as they are make
+  // The image with the largest loss under the current weights has the largest gradients.
   byId("take-mistake").addEventListener("click", () => {
     const losses = allPasses().slice(0, data.training).map(({ logits }, i) => crossEntropy(logits, examples[i].label));
     showImage(argmax(losses));
   });
   watch(section, ["image", "weights", "label"], () => {
     byId("backward-hint").textContent =
-      blame().loss < 0.05 ? "The loss is small: there is next to nothing to correct, and all gradients are tiny." : "";
+      backwardPass().loss < 0.05 ? "The loss is small, so all gradients are close to 0." : "";
   });
 
   // p − y
   watch(section, ["image", "weights", "label"], () => {
     byId(`label-${state.label}`).checked = true;
-    const { p } = pass();
-    const { loss, dz } = blame();
+    const { p } = forwardPass();
+    const { loss, dz } = backwardPass();
     const difference = dz[layerCount - 1];
     const plot = chart(byId("blame"), {
       height: 220, x: [-0.5, CLASSES - 0.5], y: [-1.25, 1.25], yTicks: [-1, 0, 1].map((v) => [v, fixed(v, 0)]), yText: "p − y", xText: "digit",
       xTicks: Array.from({ length: CLASSES }, (_, i) => [i, String(i)]),
-      says: `p minus y: ${Array.from(difference, (v, i) => `${i}: ${number(v, 2)}`).join(", ")}`,
+      label: `p minus y: ${Array.from(difference, (v, i) => `${i}: ${number(v, 2)}`).join(", ")}`,
     });
     plot.add("line", { x1: plot.left, x2: plot.width - plot.right, y1: plot.sy(0), y2: plot.sy(0), class: "zero" });
     const width = (plot.sx(1) - plot.sx(0)) * 0.62;
@@ -41,7 +41,7 @@ function backwardPanel() {
         plot.add("text", { x: plot.sx(i), y: v > 0 ? top - 4 : bottom + 13, "text-anchor": "middle" }, fixed(v, 2));
     });
     byId("blame-text").textContent =
-      `y is 1 for the label ${state.label} and 0 elsewhere. The label’s logit should rise: ${number(p[state.label])} − 1 = ${number(difference[state.label])}. The others should fall, each by the probability it took. The loss is ${number(loss, 4)}.`;
+      `y is 1 for the label ${state.label} and 0 elsewhere. The label’s logit should increase: ${number(p[state.label])} − 1 = ${number(difference[state.label])}. The others should decrease, in proportion to their probabilities. The loss is ${number(loss, 4)}.`;
     drawFlow(dz);
     drawFactors(dz);
   });
@@ -57,11 +57,11 @@ function backwardPanel() {
   for (const field of [layer, row, column])
     field.addEventListener("change", () => {
       choose(Number(layer.value), Math.floor(row.value), Math.floor(column.value));
-      if (field === row) row.value = state.neuron; // what was too large is cut
+      if (field === row) row.value = state.neuron; // may have been out of range
       if (field === column) column.value = state.input;
     });
   byId("weight-steepest").addEventListener("click", () => {
-    const slopes = blame().gradients.W[state.layer];
+    const slopes = backwardPass().gradients.W[state.layer];
     let at = 0;
     slopes.forEach((v, i) => {
       if (Math.abs(v) > Math.abs(slopes[at])) at = i;
@@ -71,18 +71,18 @@ function backwardPanel() {
 
   const tile = byId("tile-gradient");
   const shape = () => ({ columns: columnsOf(inputsOf(net, state.layer)), count: inputsOf(net, state.layer) });
-  const { pointed } = walkable(tile, shape, () => state.input, (j) => choose(state.layer, state.neuron, j));
+  const { pointed } = gridCanvas(tile, shape, () => state.input, (j) => choose(state.layer, state.neuron, j));
   tile.addEventListener("pointerdown", (event) => pointed(event) >= 0 && choose(state.layer, state.neuron, pointed(event)));
 
   watch(section, ["image", "weights", "label", "neuron", "input"], () => {
     const { layer: k, neuron: i, input: j } = state;
     const width = inputsOf(net, k);
     for (const [field, value] of [[layer, k], [row, i], [column, j]])
-      if (field !== document.activeElement) field.value = value; // not while somebody types in it
+      if (field !== document.activeElement) field.value = value; // not while the user is typing
     [row.max, column.max] = [outputsOf(net, k) - 1, width - 1];
-    const { dz, gradients } = blame();
+    const { dz, gradients } = backwardPass();
     const at = i * width + j;
-    const a = pass().a[k][j];
+    const a = forwardPass().a[k][j];
     const slope = gradients.W[k][at];
     const input = k === 0 ? "x" : `a${sub(k)}`;
     byId("weight-formula").replaceChildren(
@@ -90,20 +90,20 @@ function backwardPanel() {
       el("b", {}, number(slope, 4)),
     );
     const { slope: measured, kink } = finiteDifference(net, shown().x, state.label, k, at);
-    const apart = Math.abs(measured - slope);
+    const error = Math.abs(measured - slope);
     byId("weight-difference").textContent = kink
-      ? "Moving this weight makes a neuron fire or fall silent: the loss has a kink just here, and no one slope."
-      : `Moved by ±0.00001 and the loss computed twice: slope ${number(measured, 4)}. The chain rule and this agree to ${number(apart, 1)}.${slope === 0 ? (a === 0 ? " The input is 0, so the weight has no say in this image." : " The neuron passes nothing back for this image.") : ""}`;
+      ? "Changing this weight switches a neuron on or off: the loss has a kink here and no derivative."
+      : `Finite difference, with the weight changed by ±0.00001: ${number(measured, 4)}. It and the chain rule agree to ${number(error, 1)}.${slope === 0 ? (a === 0 ? " The input is 0, so this weight has no effect for this image." : " The neuron passes no gradient back for this image.") : ""}`;
     const columns = columnsOf(width);
     tile.height = Math.round((tile.width * Math.ceil(width / columns)) / columns);
     const weights = gradients.W[k].subarray(i * width, (i + 1) * width);
     paint(tile, weights, columns, { mark: j, most: largest(weights) || 1 });
-    byId("gradient-caption").replaceChildren(el("b", {}, `∂L/∂W${sub(k + 1)}[${i}]`), ` ${k === 0 ? "28 × 28" : `${width} numbers`}: choose a weight`);
+    byId("gradient-caption").replaceChildren(el("b", {}, `∂L/∂W${sub(k + 1)}[${i}]`), `, ${k === 0 ? "28 × 28" : `${width} numbers`}: select a weight`);
   });
   byId("backward-torch").textContent = `F.cross_entropy(model(x), label).backward(); model.layer1.weight.grad`;
 }
 
-/** ∂L/∂z of each layer as coloured grids, the last layer first. */
+/** Draws ∂L/∂z of each layer as coloured grids, the last layer first. */
 function drawFlow(dz) {
   const parts = [];
   for (let k = layerCount - 1; k >= 0; k--) {
@@ -113,21 +113,21 @@ function drawFlow(dz) {
       width: columns * cell,
       height: Math.ceil(dz[k].length / columns) * cell,
       role: "img",
-      "aria-label": `The loss's slope in each neuron of layer ${k + 1}; the largest is ${number(largest(dz[k]))}`,
+      "aria-label": `The gradient of the loss in each neuron of layer ${k + 1}; the largest is ${number(largest(dz[k]))}`,
     });
     paint(canvas, dz[k], columns);
     const passing = dz[k].filter((v) => v !== 0).length;
     parts.push(
-      el("figure", {}, canvas, el("figcaption", {}, el("b", {}, `∂L/∂z${sub(k + 1)}`), ` ${dz[k].length} numbers`, k < layerCount - 1 ? `, ${dz[k].length - passing} silent` : "")),
+      el("figure", {}, canvas, el("figcaption", {}, el("b", {}, `∂L/∂z${sub(k + 1)}`), ` ${dz[k].length} numbers`, k < layerCount - 1 ? `, ${dz[k].length - passing} of them 0` : "")),
     );
     if (k > 0) parts.push(el("span", { class: "arrow", "aria-hidden": "true" }, "→"));
   }
   byId("flow").replaceChildren(...parts);
 }
 
-/** The chain's factors in the lesson's order, as mnist_mlp/trace.py names them. */
+/** The factors of the chain rule in the lesson's order, named as in mnist_mlp/lesson/trace.py. */
 function chainFactors() {
-  const { a, p } = pass();
+  const { a, p } = forwardPass();
   const K = layerCount;
   const bySoftmax = new Float64Array(CLASSES);
   bySoftmax[state.label] = -1 / Math.max(p[state.label], Number.MIN_VALUE);
@@ -137,14 +137,14 @@ function chainFactors() {
   });
   const factors = [
     { name: "∂L/∂softmax", means: `−1/p at the label, 0 elsewhere: here ${number(bySoftmax[state.label])}`, values: bySoftmax, columns: CLASSES, shape: "10" },
-    { name: `∂softmax/∂z${sub(K)}`, means: "p on the diagonal, less p·pᵀ. The two together are p − y.", values: jacobian, columns: CLASSES, shape: "10 × 10" },
+    { name: `∂softmax/∂z${sub(K)}`, means: "diag(p) − p·pᵀ. The product of this and the factor before it is p − y.", values: jacobian, columns: CLASSES, shape: "10 × 10" },
   ];
   for (let k = K - 1; k > 0; k--) {
     const [rows, columns] = [outputsOf(net, k), inputsOf(net, k)];
-    factors.push({ name: `∂z${sub(k + 1)}/∂a${sub(k)}`, means: `simply W${sub(k + 1)}`, values: net.W[k], columns, shape: `${rows} × ${columns}` });
+    factors.push({ name: `∂z${sub(k + 1)}/∂a${sub(k)}`, means: `the weights W${sub(k + 1)}`, values: net.W[k], columns, shape: `${rows} × ${columns}` });
     const slopes = a[k].map((v) => (v > 0 ? 1 : 0));
     const firing = slopes.reduce((s, v) => s + v, 0);
-    factors.push({ name: `∂a${sub(k)}/∂z${sub(k)}`, means: `ReLU’s slope: 1 for the ${firing} neurons that fired, 0 for ${slopes.length - firing}`, values: slopes, columns: columnsOf(slopes.length), shape: String(slopes.length) });
+    factors.push({ name: `∂a${sub(k)}/∂z${sub(k)}`, means: `the derivative of ReLU: 1 for the ${firing} active neurons, 0 for the other ${slopes.length - firing}`, values: slopes, columns: columnsOf(slopes.length), shape: String(slopes.length) });
   }
   factors.push({ name: "∂z₁/∂W₁", means: "the layer’s input, x", values: a[0], columns: SIDE, shape: "784", grey: true });
   return factors;

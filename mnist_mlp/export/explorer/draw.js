@@ -1,11 +1,11 @@
-// What the panels draw with: elements, colours, grids of numbers, charts.
+// Helpers for the panels: elements, number formats, colours, grids of numbers, charts.
 
 const byId = (id) => document.getElementById(id);
 const SUBSCRIPTS = "₀₁₂₃₄₅₆₇₈₉";
 const sub = (number) => String(number).replace(/\d/g, (d) => SUBSCRIPTS[d]);
 const SVG = "http://www.w3.org/2000/svg";
 
-/** An element; text is put in as text, never as markup. */
+/** Creates an element. Strings become text nodes, never markup. */
 function el(tag, properties = {}, ...children) {
   return fill(document.createElement(tag), properties, children);
 }
@@ -24,9 +24,9 @@ function fill(element, properties, children) {
   return element;
 }
 
-// Numbers as text
+// Number formats
 
-/** So many significant digits, with a proper minus sign; very small and large ones as powers. */
+/** Formats with significant digits and a minus sign; very small and large numbers with a power. */
 function number(v, digits = 3) {
   if (Number.isNaN(v)) return "not a number";
   if (!Number.isFinite(v)) return v > 0 ? "∞" : "−∞";
@@ -46,7 +46,7 @@ const counted = (v) => v.toLocaleString("en");
 const percent = (p) => (p > 0.9995 && p < 1 ? "> 99.9%" : `${(100 * p).toFixed(1)}%`);
 const signed = (v, digits = 3) => (v < 0 ? number(v, digits) : `+${number(v, digits)}`);
 
-// Colours: blue for positive, orange for negative, which every kind of colour vision tells apart
+// Colours: blue for positive, orange for negative; distinguishable with any colour vision
 
 const theme = {};
 
@@ -60,17 +60,17 @@ function readTheme() {
 
 const css = ([r, g, b]) => `rgb(${Math.round(r)} ${Math.round(g)} ${Math.round(b)})`;
 
-/** From orange by the background's colour to blue; `most` gets the full colour. */
+/** From orange (−most) through the background colour (0) to blue (most). */
 function diverging(v, most) {
   const t = most > 0 ? Math.min(1, Math.abs(v) / most) ** 0.7 : 0;
   const end = v < 0 ? theme.minus : theme.plus;
   return theme.zero.map((zero, c) => zero + (end[c] - zero) * (Number.isFinite(t) ? t : 1));
 }
 
-/** A pixel: 0 black, 1 white, in both themes, as MNIST's are. */
+/** A pixel, 0 black to 1 white, in both themes. */
 const greyscale = (v) => [255 * v, 255 * v, 255 * v];
 
-/** Numbers as coloured cells, row by row, to fill a canvas; a marked cell gets a frame. */
+/** Fills a canvas with values as coloured cells, row-major; frames the cell `mark`. */
 function paint(canvas, values, columns, { grey = false, most = largest(values), mark = -1 } = {}) {
   const rows = Math.ceil(values.length / columns);
   const image = new ImageData(columns, rows);
@@ -93,15 +93,18 @@ function paint(canvas, values, columns, { grey = false, most = largest(values), 
   }
 }
 
-/** How a layer's numbers lie in a grid: the image as it is, others about twice as wide as high. */
+/** Columns of the grid that shows `length` values: 28 for an image, else wider than high. */
 function columnsOf(length) {
   if (length === SIDE * SIDE) return SIDE;
   if (length <= 12) return length;
   return 2 ** Math.round(Math.log2(Math.sqrt(length * 1.4)));
 }
 
-/** A canvas of cells that is walked with arrow keys and pointed at: calls `choose(cell)`. */
-function walkable(canvas, shape, current, choose) {
+/**
+ * Makes a canvas of cells usable by arrow keys, which call `choose(cell)`. Returns `pointed`, which
+ * maps a pointer event to its cell, or −1.
+ */
+function gridCanvas(canvas, shape, current, choose) {
   const pointed = (event) => {
     const { columns, count } = shape();
     const rows = Math.ceil(count / columns);
@@ -121,7 +124,7 @@ function walkable(canvas, shape, current, choose) {
   return { pointed };
 }
 
-/** Where an arrow key leads in a grid; null where it is none of them. */
+/** The cell that an arrow key, Home or End leads to; null for other keys. */
 function stepped(key, at, columns, count) {
   const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[key];
   if (key === "Home") return 0;
@@ -131,7 +134,7 @@ function stepped(key, at, columns, count) {
   return next >= 0 && next < count ? next : at;
 }
 
-/** Buttons of which one is in the tab order and arrow keys lead to the others. */
+/** Roving tabindex: one button is in the tab order, arrow keys move to the others. */
 function roving(holder, columns) {
   holder.addEventListener("keydown", (event) => {
     const buttons = [...holder.querySelectorAll("button")];
@@ -145,21 +148,21 @@ function roving(holder, columns) {
   });
 }
 
-/** How many of the elements stand in the first row. */
+/** The number of elements in the first row. */
 const inFirstRow = (elements) =>
   Math.max(1, elements.filter((e) => e.offsetTop === elements[0].offsetTop).length);
 
 // Charts
 
 /**
- * An SVG chart as wide as its place, so that its text is as large as the page's.
- * Returns the scales and a function that adds an element.
+ * Draws the axes of an SVG chart. Its units are CSS pixels, so its text has the page's size.
+ * Returns the scales and functions that add elements and lines.
  */
-function chart(root, { height, x, y, xText = "", yText = "", xTicks, yTicks, says, left = 46 }) {
+function chart(root, { height, x, y, xText = "", yText = "", xTicks, yTicks, label, left = 46 }) {
   const width = Math.max(240, root.clientWidth || 420);
   root.setAttribute("viewBox", `0 0 ${width} ${height}`);
   root.style.height = `${height}px`;
-  root.setAttribute("aria-label", says);
+  root.setAttribute("aria-label", label);
   root.replaceChildren();
   const [top, right, bottom] = [28, 14, 38];
   const sx = (v) => left + ((v - x[0]) / (x[1] - x[0] || 1)) * (width - left - right);
@@ -194,7 +197,7 @@ function path(points, sx, sy) {
   return d;
 }
 
-/** A handful of round numbers in a range, as [value, text]. */
+/** Up to about five round numbers in a range, as [value, text]. */
 function ticks([low, high], most = 5) {
   const span = high - low || 1;
   const rough = span / most;

@@ -1,39 +1,39 @@
-// Panel 8: the confusion matrix with its images, the run's curves, config, versions and hash.
+// Panel 8: the confusion matrix with its images, the training curves, and the run's details.
 
 function evidencePanel() {
   const section = byId("evidence");
   const total = data.confusion.flat().reduce((s, v) => s + v, 0);
   const right = data.confusion.reduce((s, row, i) => s + row[i], 0);
   byId("evidence-summary").textContent =
-    `This network reads ${counted(right)} of ${counted(total)} right: ${((100 * right) / total).toFixed(2)}%.`;
+    `This network classifies ${counted(right)} of ${counted(total)} test images correctly: ${((100 * right) / total).toFixed(2)}%.`;
 
   // The confusion matrix
-  const cellImages = (truth, said) =>
-    examples.map((e, i) => ({ ...e, place: i })).filter((e) => e.label === truth && e.said === said).map((e) => e.place);
+  const cellImages = (truth, predicted) =>
+    examples.map((e, i) => ({ ...e, place: i })).filter((e) => e.label === truth && e.predicted === predicted).map((e) => e.place);
   const worst = Math.max(...data.confusion.flatMap((row, i) => row.filter((_, j) => j !== i)));
   const table = byId("confusion");
   const heads = Array.from({ length: CLASSES }, (_, i) => el("th", { scope: "col" }, String(i)));
-  const choose = (truth, said) => {
+  const choose = (truth, predicted) => {
     for (const button of table.querySelectorAll("button"))
-      button.setAttribute("aria-pressed", button.dataset.cell === `${truth}${said}`);
-    const places = cellImages(truth, said);
+      button.setAttribute("aria-pressed", button.dataset.cell === `${truth}${predicted}`);
+    const places = cellImages(truth, predicted);
     buildGallery(byId("confusion-images"), places);
-    const all = data.confusion[truth][said];
+    const all = data.confusion[truth][predicted];
     byId("confusion-text").textContent =
-      `${counted(all)} images of a ${truth} were read as ${said}; ${places.length === all ? "all" : places.length || "none"} of them ${places.length === 1 ? "is" : "are"} in this page.`;
-    if (places.length && truth !== said) showImage(places[0]);
+      `${counted(all)} images with label ${truth} were predicted as ${predicted}; ${places.length === all ? "all" : places.length || "none"} of them ${places.length === 1 ? "is" : "are"} in this page.`;
+    if (places.length && truth !== predicted) showImage(places[0]);
   };
   table.append(
     el("thead", {}, el("tr", {}, el("td", {}), ...heads)),
     el("tbody", {}, ...data.confusion.map((row, truth) =>
-      el("tr", {}, el("th", { scope: "row" }, String(truth)), ...row.map((count, said) => {
+      el("tr", {}, el("th", { scope: "row" }, String(truth)), ...row.map((count, predicted) => {
         const button = el("button", {
-          type: "button", "data-cell": `${truth}${said}`, "aria-pressed": "false", tabindex: truth || said ? -1 : 0,
-          class: truth === said ? "right" : count ? "wrong" : "none",
-          "aria-label": `${count} images of a ${truth} read as ${said}`,
-          onclick: () => choose(truth, said),
+          type: "button", "data-cell": `${truth}${predicted}`, "aria-pressed": "false", tabindex: truth || predicted ? -1 : 0,
+          class: truth === predicted ? "right" : count ? "wrong" : "none",
+          "aria-label": `${count} images with label ${truth}, predicted ${predicted}`,
+          onclick: () => choose(truth, predicted),
         }, count ? String(count) : "·");
-        button.style.setProperty("--strength", truth === said ? 0 : Math.sqrt(count / (worst || 1)));
+        button.style.setProperty("--strength", truth === predicted ? 0 : Math.sqrt(count / (worst || 1)));
         return el("td", {}, button);
       })))),
   );
@@ -52,7 +52,7 @@ function evidencePanel() {
     const high = floor === 0 ? Math.max(...values) * 1.03 : 1;
     const plot = chart(byId(id), {
       height: 210, x: [0, Math.max(1, rows.at(-1).epoch)], y: [low, high], xText: "epoch", yText: title,
-      says: `${title} by epoch. ${series.map(({ key, name }) => `${name}: ${number(rows.at(-1)[key] ?? NaN, 4)} at the end`).join(", ")}.`,
+      label: `${title} by epoch. ${series.map(({ key, name }) => `${name}: ${number(rows.at(-1)[key] ?? NaN, 4)} at the end`).join(", ")}.`,
     });
     let place = 0;
     for (const { key, name, kind } of series) {
@@ -73,10 +73,10 @@ function evidencePanel() {
     curves("curve-accuracy", "accuracy", series("accuracy"), 0.5);
   });
   byId("curves-text").textContent = data.rows.length
-    ? "Epoch 0 is the untrained network: a loss of about ln 10 = 2.303. Accuracies below a half are left out."
-    : "No metrics.jsonl lies beside this checkpoint: no curves.";
+    ? "Epoch 0 is the untrained network, with a loss of about ln 10 = 2.303. Accuracies below 0.5 are not shown."
+    : "There are no curves, because this checkpoint has no metrics.jsonl.";
 
-  // The run
+  // The run's details
   const last = data.rows.at(-1);
   const facts = {
     run: data.run,

@@ -1,14 +1,14 @@
-// Panel 1: a drawing, a photo or a test image becomes 784 numbers, and the network says what it is.
+// Panel 1: turns a drawing, a photo or a test image into 784 numbers and shows the prediction.
 
-const DECODED_WHOLE = 4_000_000; // pixels of a picture above which it is drawn smaller
+const REDUCED_PIXELS = 4_000_000; // pictures with more pixels are scaled down first
 const PAD = 200; // pixels of the drawing pad's side
 const LENS = 5; // pixels of the lens's side
-const PEN = 15; // as wide as MNIST's strokes, in its pixels
+const PEN = 15; // line width in pad pixels, about that of MNIST's strokes
 
 function inputPanel() {
   const pad = byId("pad");
   const context = pad.getContext("2d", { willReadFrequently: true });
-  const source = { photo: null }; // the grey picture that was chosen; null: the pad's
+  const source = { photo: null }; // the selected photo in grey; null: use the pad
   let pixel = 14 * SIDE + 14;
 
   const blank = () => {
@@ -17,15 +17,15 @@ function inputPanel() {
   };
   blank();
 
-  /** From what lies on the pad to the 28×28, at most once a frame. */
+  /** Preprocesses the pad or the photo. `readSoon` does so at most once a frame. */
   const read = () => {
     read.waiting = null;
     const grey = source.photo ?? luminance(context.getImageData(0, 0, PAD, PAD));
-    const seen = see(grey, byId("centring").checked);
-    byId("pad-status").textContent = seen ? "" : "There is no ink to be found: draw, or choose another picture.";
-    if (!seen) return;
-    source.seen = seen;
-    showDrawing(seen.pixels);
+    const prepared = prepare(grey, byId("centring").checked);
+    byId("pad-status").textContent = prepared ? "" : "No ink found. Draw something, or choose another picture.";
+    if (!prepared) return;
+    source.prepared = prepared;
+    showDrawing(prepared.pixels);
   };
   const readSoon = () => (read.waiting ??= requestAnimationFrame(read));
 
@@ -33,7 +33,7 @@ function inputPanel() {
     blank();
     source.photo = null;
     byId("pad-hint").hidden = false;
-    byId("pad-status").textContent = "Clear. The last image stays until you draw another.";
+    byId("pad-status").textContent = "The pad is empty. The last image stays selected until you draw.";
   };
 
   const begin = () => {
@@ -50,7 +50,7 @@ function inputPanel() {
   const stroke = (from, to) => {
     context.beginPath();
     context.moveTo(...from);
-    context.lineTo(to[0], to[1] + 0.01); // a dot, where there was no movement
+    context.lineTo(to[0], to[1] + 0.01); // makes a dot if there was no movement
     context.stroke();
     readSoon();
   };
@@ -81,7 +81,7 @@ function inputPanel() {
   });
   for (const end of ["pointerup", "pointercancel"]) pad.addEventListener(end, () => (last = null));
 
-  // Keyboard: the arrow keys move a pen that Space puts down and lifts
+  // Keyboard: the arrow keys move the pen; Space puts it down or lifts it
   const pen = { x: PAD / 2, y: 40, down: false };
   pad.addEventListener("keydown", (event) => {
     const move = { ArrowLeft: [-8, 0], ArrowRight: [8, 0], ArrowUp: [0, -8], ArrowDown: [0, 8] }[event.key];
@@ -100,13 +100,13 @@ function inputPanel() {
     byId("pad-status").textContent = `Pen ${pen.down ? "down" : "up"} at ${pen.x}, ${pen.y} of ${PAD}.`;
   });
 
-  // Photos, chosen or dropped
+  // Photos: chosen, or dropped onto the page
   const readPhoto = async (file) => {
     if (!file) return;
     try {
-      source.photo = await greyOf(file);
+      source.photo = await readGrey(file);
     } catch {
-      byId("pad-status").textContent = "That is no picture that this browser can read.";
+      byId("pad-status").textContent = "This browser cannot read this file as a picture.";
       return;
     }
     blank();
@@ -133,18 +133,18 @@ function inputPanel() {
 
   byId("pad-clear").addEventListener("click", clear);
   byId("centring").addEventListener("change", () => {
-    if (source.seen) read();
+    if (source.prepared) read();
     else changed("centring");
   });
 
-  // The 784 numbers
+  // The input vector
   const seen = byId("seen");
   const choosePixel = (cell) => {
     pixel = cell;
     changed("pixel");
   };
   const grid = () => ({ columns: SIDE, count: SIDE * SIDE });
-  const { pointed } = walkable(seen, grid, () => pixel, choosePixel);
+  const { pointed } = gridCanvas(seen, grid, () => pixel, choosePixel);
   for (const kind of ["pointermove", "pointerdown"])
     seen.addEventListener(kind, (event) => pointed(event) >= 0 && choosePixel(pointed(event)));
 
@@ -153,7 +153,7 @@ function inputPanel() {
     paint(seen, x, SIDE, { grey: true, mark: pixel });
     const [row, column] = [Math.floor(pixel / SIDE), pixel % SIDE];
     byId("pixel-text").textContent =
-      `row ${row}, column ${column} is number ${pixel} of the vector: ${fixed(x[pixel], 2)}`;
+      `row ${row}, column ${column}: x[${pixel}] = ${fixed(x[pixel], 2)}`;
     const from = Math.max(0, Math.min(784 - 9, pixel - 4));
     const window = Array.from(x.subarray(from, from + 9), (v, i) =>
       el(from + i === pixel ? "b" : "span", {}, fixed(v, 2)),
@@ -169,29 +169,29 @@ function inputPanel() {
         const v = inside ? x[y * SIDE + x_] : 0;
         const cell = el("span", { class: n === (LENS * LENS) >> 1 ? "centre" : "" }, inside ? fixed(v, 2).replace("0.", ".") : "");
         cell.style.backgroundColor = inside ? css(greyscale(v)) : "transparent";
-        cell.style.color = v > 0.46 ? "#000" : "#fff"; // where both have a contrast of 4.5
+        cell.style.color = v > 0.46 ? "#000" : "#fff"; // both have a contrast of at least 4.5
         return cell;
       }),
     );
-    const drawn = state.image < 0 && source.seen?.pixels === state.pixels;
+    const drawn = state.image < 0 && source.prepared?.pixels === state.pixels;
     byId("stage-ink").hidden = !drawn;
-    if (drawn) drawInk(source.seen);
+    if (drawn) drawInk(source.prepared);
     byId("centring-why").textContent = byId("centring").checked
-      ? "MNIST’s makers cropped each digit, scaled it to 20 × 20 and put its centre of mass in the middle. Your drawing gets the same treatment; switch it off and draw small, in a corner, to see why."
-      : "Switched off: the whole pad is squeezed into 28 × 28 as it lies. The network has only ever seen centred digits, and its weights sit on fixed pixels: a seven in the corner lights other inputs.";
+      ? "In MNIST each digit was cropped, scaled to fit 20 × 20 and centred by its centre of mass. Your drawing is processed in the same way. To see why, switch this off and draw a small digit in a corner."
+      : "Switched off: the whole pad is scaled to 28 × 28. The network was trained on centred digits only, and each weight belongs to a fixed pixel: a seven in a corner activates other inputs.";
   });
 
-  // What it says
+  // The prediction
   const bars = probabilityBars(byId("input-bars"));
   watch(byId("input"), ["image", "weights", "label"], () => {
-    const { p } = pass();
+    const { p } = forwardPass();
     bars(p, shown().label);
-    const said = argmax(p);
+    const predicted = argmax(p);
     const { label, index } = shown();
     byId("input-verdict").textContent =
       label === null
-        ? `It reads a ${said}, with ${percent(p[said])}.`
-        : `Test image ${index} is a ${label}; it reads a ${said}, with ${percent(p[said])}${said === label ? "." : ": a mistake."}`;
+        ? `Prediction: ${predicted} (${percent(p[predicted])}).`
+        : `Test image ${index}, label ${label}. Prediction: ${predicted} (${percent(p[predicted])})${predicted === label ? "." : ", a mistake."}`;
     byId("inference-time").textContent = `${fixed(Math.max(cache.milliseconds, 0.1), 1)} ms`;
   });
 
@@ -202,13 +202,13 @@ function inputPanel() {
   });
 }
 
-/** A picture file as a person sees it, grey. */
-async function greyOf(file) {
+/** Decodes a picture file, upright and in grey. */
+async function readGrey(file) {
   const options = { premultiplyAlpha: "none", colorSpaceConversion: "none", imageOrientation: "from-image" };
   const bitmap = await createImageBitmap(file, options);
   const { width, height } = bitmap;
-  // A photograph is drawn smaller at once, as predict has it decoded smaller: phones lack memory.
-  const by = width * height > DECODED_WHOLE ? (2 * WORKING_SIDE) / Math.max(width, height) : 1;
+  // Large photos are scaled down first to save memory, as in mnist_mlp/pictures/read.py.
+  const by = width * height > REDUCED_PIXELS ? (2 * WORKING_SIDE) / Math.max(width, height) : 1;
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [width, height].map((v) => Math.max(1, Math.round(v * by)));
   const context = canvas.getContext("2d");
@@ -217,7 +217,7 @@ async function greyOf(file) {
   return luminance(context.getImageData(0, 0, canvas.width, canvas.height));
 }
 
-/** The ink that was found and the box around it. */
+/** Draws the ink and its bounding box. */
 function drawInk({ ink, box }) {
   const canvas = byId("ink");
   const longer = Math.max(ink.width, ink.height);
@@ -231,7 +231,7 @@ function drawInk({ ink, box }) {
   context.strokeRect(box.left, box.top, box.right - box.left, box.bottom - box.top);
 }
 
-/** Ten bars in a list; returns what sets them. */
+/** Adds ten bars to a list; returns the function that updates them. */
 function probabilityBars(list) {
   const rows = Array.from({ length: CLASSES }, (_, digit) => {
     const bar = el("span", { class: "bar" });
@@ -251,15 +251,15 @@ function probabilityBars(list) {
   };
 }
 
-/** Thumbnails that show their image when they are pressed. */
+/** Fills a gallery with thumbnails, which select their image when clicked. */
 function buildGallery(holder, places) {
   holder.replaceChildren(
     ...places.map((place, i) => {
-      const { label, said, index } = examples[place];
+      const { label, predicted, index } = examples[place];
       const canvas = el("canvas", { width: SIDE, height: SIDE, "aria-hidden": "true" });
       drawThumbnail(canvas, examples[place].pixels);
-      const wrong = said !== label;
-      const name = `Test image ${index}: a ${label}${wrong ? `, read as ${said}` : ""}`;
+      const wrong = predicted !== label;
+      const name = `Test image ${index}, label ${label}${wrong ? `, predicted ${predicted}` : ""}`;
       return el(
         "button",
         {

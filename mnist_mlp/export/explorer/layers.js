@@ -1,6 +1,6 @@
-// Panel 2: the layers as living pictures, and one neuron's arithmetic.
+// Panel 2: the activations of all layers, and one neuron's arithmetic.
 
-const STRONGEST = 14; // connections that are drawn to the chosen neuron, and half of them from it
+const STRONGEST = 14; // connections drawn into the selected neuron; half as many out of it
 
 function layersPanel() {
   const section = byId("layers");
@@ -37,9 +37,9 @@ function layersPanel() {
   });
   holder.append(lines, ...columns);
 
-  // Activations, as the buttons' colour
+  // The buttons' colours show the activations.
   watch(section, ["image", "weights", "neuron"], () => {
-    const { a, z, logits, p } = pass();
+    const { a, z, logits, p } = forwardPass();
     paint(picture, a[0], SIDE, { grey: true });
     cells.forEach((buttons, k) => {
       const last = k === layerCount - 1;
@@ -60,19 +60,19 @@ function layersPanel() {
     drawConnections(lines, holder, picture, cells);
   });
 
-  // Pointing at any of the three tiles chooses an input in all of them, and in step 6
+  // Pointing at one of the three tiles selects an input, here and in step 6.
   const grid = () => ({ columns: columnsOf(inputsOf(net, state.layer)), count: inputsOf(net, state.layer) });
   const chooseInput = (j) => {
     state.input = j;
     changed("input");
   };
   for (const id of ["tile-weights", "tile-input", "tile-product"]) {
-    const { pointed } = walkable(byId(id), grid, () => state.input, chooseInput);
+    const { pointed } = gridCanvas(byId(id), grid, () => state.input, chooseInput);
     for (const kind of ["pointermove", "pointerdown"])
       byId(id).addEventListener(kind, (event) => pointed(event) >= 0 && chooseInput(pointed(event)));
   }
 
-  let upTo = null; // inputs that are added up so far; null: all
+  let upTo = null; // the number of inputs added so far; null: all
   const play = byId("sum-play");
   const stop = () => {
     cancelAnimationFrame(stop.frame);
@@ -109,7 +109,7 @@ function layersPanel() {
     const order = fires.map((_, i) => i).sort((i, j) => fires[j] - fires[i]);
     buildGallery(byId("favourites"), order.slice(0, 12).filter((i) => last || fires[i] > 0));
     if (!byId("favourites").children.length)
-      byId("favourites").append(el("p", { class: "quiet" }, "None: it fires for no image of this page. Such a neuron is called dead."));
+      byId("favourites").append(el("p", { class: "quiet" }, "None. This neuron is 0 for every image in this page: it is dead."));
   });
   paintLegend();
   watch(section, ["theme"], paintLegend);
@@ -123,14 +123,14 @@ function paintLegend() {
   paint(byId("legend"), Float64Array.from({ length: 81 }, (_, i) => i / 40 - 1), 81, { most: 1 });
 }
 
-/** Contributions w·a of each input of a neuron. */
+/** The products w·a of a neuron, one for each input. */
 function contributions(layer, neuron) {
-  const a = pass().a[layer];
+  const a = forwardPass().a[layer];
   const row = neuron * a.length;
   return Float64Array.from(a, (v, j) => v * net.W[layer][row + j]);
 }
 
-/** Curves along the connections that carry most to the chosen neuron, and from it. */
+/** Draws the strongest connections into the selected neuron and out of it. */
 function drawConnections(lines, holder, picture, cells) {
   lines.replaceChildren();
   const frame = holder.getBoundingClientRect();
@@ -144,7 +144,7 @@ function drawConnections(lines, holder, picture, cells) {
     box.top - frame.top + scroll[1] + fy * box.height,
   ];
   const place = (layer, i) => {
-    const edge = layer === layerCount - 1 && !narrow ? 0 : 0.5; // not across a logit's number
+    const edge = layer === layerCount - 1 && !narrow ? 0 : 0.5; // do not cross the logit's text
     if (layer >= 0) return middle(cells[layer][i].getBoundingClientRect(), edge);
     return middle(picture.getBoundingClientRect(), ((i % SIDE) + 0.5) / SIDE, (Math.floor(i / SIDE) + 0.5) / SIDE);
   };
@@ -154,7 +154,7 @@ function drawConnections(lines, holder, picture, cells) {
   const strongest = (list, count) => list.sort((a, b) => Math.abs(b[0]) - Math.abs(a[0])).slice(0, count);
   const drawn = strongest(found, STRONGEST);
   if (layer < layerCount - 1) {
-    const a = pass().a[layer + 1];
+    const a = forwardPass().a[layer + 1];
     const next = Array.from({ length: outputsOf(net, layer + 1) }, (_, i) => [
       a[neuron] * net.W[layer + 1][i * a.length + neuron],
       place.bind(null, layer, neuron),
@@ -165,9 +165,9 @@ function drawConnections(lines, holder, picture, cells) {
     drawn.push(...onward);
     if (layer + 1 < layerCount - 1) drawn.push(...onward.flatMap(([, , , i]) => beyond(layer + 1, i)));
   }
-  // … and from where these lead, the one that carries most
+  // The strongest connection out of neuron i of layer k
   function beyond(k, i) {
-    const b = pass().a[k + 1];
+    const b = forwardPass().a[k + 1];
     const on = Array.from({ length: outputsOf(net, k + 1) }, (_, o) => [
       b[i] * net.W[k + 1][o * b.length + i], place.bind(null, k, i), k + 1, o, "faint",
     ]);
@@ -187,10 +187,10 @@ function drawConnections(lines, holder, picture, cells) {
   }
 }
 
-/** The chosen neuron: weights × input = product, the running sum, bias, ReLU. */
+/** Shows the selected neuron: weights × input = product, the running sum, bias, ReLU. */
 function drawNeuron(upTo) {
   const { layer, neuron } = state;
-  const { a, z } = pass();
+  const { a, z } = forwardPass();
   const inputs = a[layer];
   const count = inputs.length;
   const row = neuron * count;
@@ -215,7 +215,7 @@ function drawNeuron(upTo) {
   byId("neuron-title").textContent = `Layer ${layer + 1}, ${what}`;
   byId("tile-input-caption").replaceChildren(
     el("b", {}, input),
-    layer === 0 ? " the image" : ` what layer ${layer} hands on`,
+    layer === 0 ? ", the image" : `, the activations of layer ${layer}`,
   );
 
   byId("product-text").textContent =
@@ -234,7 +234,7 @@ function drawNeuron(upTo) {
     xTicks: [0, Math.round(count / 4), Math.round(count / 2), Math.round((3 * count) / 4), count].map((v) => [v, String(v)]),
     xText: "inputs added so far, then the bias",
     yText: "running sum",
-    says: `The sum over the ${count} inputs runs to ${number(running[count])}; with the bias z is ${number(z[layer][neuron])}.`,
+    label: `The sum over the ${count} inputs is ${number(running[count])}; with the bias, z is ${number(z[layer][neuron])}.`,
   });
   plot.add("line", { x1: plot.left, x2: plot.width - plot.right, y1: plot.sy(0), y2: plot.sy(0), class: "zero" });
   plot.line(running.slice(0, added + 1).map((v, j) => [j, v]), { class: "line" });
@@ -248,7 +248,7 @@ function drawNeuron(upTo) {
   byId("sum-text").textContent =
     added < count
       ? `input ${added}: ${fixed(w[added], 4)} × ${fixed(inputs[added], 3)} = ${signed(product[added])}; the sum so far is ${number(running[added])}`
-      : `all ${count} products add up to ${number(running[count], 4)}`;
+      : `the sum of all ${count} products is ${number(running[count], 4)}`;
 
   const name = `z${sub(layer + 1)}[${neuron}]`;
   const value = z[layer][neuron];
@@ -259,8 +259,8 @@ function drawNeuron(upTo) {
       : [el("br"), `a${sub(layer + 1)}[${neuron}] = ReLU(${number(value, 4)}) = max(0, ${number(value, 4)}) = `, el("b", {}, number(Math.max(0, value), 4))]),
   );
   byId("neuron-step").textContent = last
-    ? "The last layer has no ReLU: its sum is the digit’s score, its logit. Softmax makes probabilities of the ten (step 5)."
+    ? "The last layer has no ReLU: the sum is the digit’s logit. Softmax turns the ten logits into probabilities (step 5)."
     : value > 0
-      ? "The sum is positive: the neuron fires, and hands its sum on to the next layer."
-      : "The sum is not positive: ReLU makes it 0. For this image the neuron is silent, and nothing that comes after hears of it.";
+      ? "The sum is positive: the neuron is active and passes the sum to the next layer."
+      : "The sum is not positive, so ReLU outputs 0: for this image the neuron is inactive and does not affect the next layer.";
 }

@@ -1,16 +1,15 @@
-// Panels 3 and 4: what the stack amounts to without ReLU, and how many numbers it has.
+// Panels 3 and 4: merging the layers without ReLU, and counting the parameters.
 
 function reluPanel() {
   const section = byId("relu");
-  let merged = 0; // matrices that have gone into the product; 0: the stack is as it was
+  let merged = 0; // the number of matrices multiplied so far; 0: none
   let timer = null;
   const sizes = trained.sizes;
-  const still = matchMedia("(prefers-reduced-motion: reduce)");
 
-  /** The factors as they stand after so many multiplications, the last layer's first. */
+  /** The matrices that remain after merging, the last layer's first. */
   const factors = () => {
     const blocks = [];
-    const from = merged ? layerCount - merged : layerCount; // layers from `from` on are one
+    const from = merged ? layerCount - merged : layerCount; // the layers from `from` on are merged
     if (merged) blocks.push({ name: Array.from({ length: merged }, (_, i) => `W${sub(layerCount - i)}`).join(""), rows: sizes.at(-1), columns: sizes[from] });
     for (let k = from - 1; k >= 0; k--) blocks.push({ name: `W${sub(k + 1)}`, rows: sizes[k + 1], columns: sizes[k], k });
     return blocks;
@@ -48,19 +47,19 @@ function reluPanel() {
     byId("merge-result").hidden = !whole;
     if (!whole) {
       byId("merge-text").textContent = merged
-        ? "Multiplying two matrices gives one matrix that does the work of both …"
-        : `ReLU stands between the ${layerCount} matrices and keeps them apart: what it cuts off depends on the image.`;
+        ? "The product of two matrices is one matrix that replaces both."
+        : `ReLU between the ${layerCount} matrices prevents merging them: which values it sets to 0 depends on the image.`;
       return;
     }
     const one = mergedLayer(net);
     const { x } = shown();
     const stack = forward(net, x, false).logits;
     const single = linear(one.W, one.b, x);
-    const real = pass().logits;
-    const apart = largest(stack.map((v, i) => v - single[i]));
+    const real = forwardPass().logits;
+    const difference = largest(stack.map((v, i) => v - single[i]));
     const row = (cells, kind = "td") => el("tr", {}, ...cells.map((c, i) => el(i && kind === "td" ? "td" : "th", { scope: kind === "th" ? "col" : "row" }, c)));
     byId("merge-table").replaceChildren(
-      el("thead", {}, row(["digit", "stack, no ReLU", "one matrix", "difference", "with ReLU"], "th")),
+      el("thead", {}, row(["digit", "layers without ReLU", "merged layer", "difference", "with ReLU"], "th")),
       el("tbody", {}, ...Array.from({ length: CLASSES }, (_, i) =>
         row([String(i), fixed(stack[i], 3), fixed(single[i], 3), number(stack[i] - single[i], 1), fixed(real[i], 3)]))),
     );
@@ -68,8 +67,8 @@ function reluPanel() {
     const without = right(({ x: each }) => linear(one.W, one.b, each));
     const with_ = right((_, i) => allPasses()[i].logits);
     byId("merge-text").textContent =
-      `The stack of ${layerCount} layers and the one matrix agree to ${number(apart, 1)}: rounding, nothing else. ` +
-      `Of the ${data.training} test images above, this network reads ${with_} right with ReLU and ${without} without.`;
+      `The ${layerCount} layers without ReLU and the merged layer agree to ${number(difference, 1)}, which is rounding error. ` +
+      `Of the ${data.training} test images above, the network classifies ${with_} correctly with ReLU and ${without} without.`;
     const holder = byId("templates");
     const most = largest(one.W);
     holder.replaceChildren(
@@ -83,7 +82,7 @@ function reluPanel() {
 
   const go = () => {
     merged = merged ? merged + 1 : 2;
-    if (merged > layerCount || still.matches) merged = layerCount;
+    if (merged > layerCount || reducedMotion()) merged = layerCount;
     show();
     if (merged < layerCount) timer = setTimeout(go, 1400);
   };
@@ -100,7 +99,7 @@ function reluPanel() {
   });
   watch(section, ["image", "weights"], show);
 
-  // W3 @ W2 @ W1 @ x, then each bias through the layers that come after it
+  // W3 @ W2 @ W1 @ x, plus each bias multiplied by the later layers' weights
   const through = (k) => Array.from({ length: layerCount - k }, (_, i) => `W${layerCount - i} @ `).join("");
   const biases = trained.W.map((_, k) => `${through(k + 1)}b${k + 1}`);
   byId("relu-torch").textContent = `(${through(0).slice(0, -3)}) @ x + ${biases.join(" + ")}  # W1 = model.layer1.weight, and so on`;
@@ -121,17 +120,17 @@ function countPanel() {
     }),
     el("div", { class: "count-row total" }, el("b", {}, "Total"), el("span", { class: "formula" }, el("b", { id: "count-total" }, counted(total)), " parameters")),
   );
-  const stillWeights = data.never_lit.length * outputsOf(trained, 0);
-  byId("count-still-text").textContent = "Show those that training could never teach";
+  const untrainedWeights = data.never_lit.length * outputsOf(trained, 0);
+  byId("count-still-text").textContent = "Highlight the weights whose gradient was always 0";
   byId("count-note").textContent = data.never_lit.length
-    ? `The lesson says that every single one was learned. Not quite: ${data.never_lit.length} pixels are 0 in all ${counted(data.training_images)} training images, so the ${data.never_lit.length} × ${outputsOf(trained, 0)} = ${counted(stillWeights)} weights behind them got a gradient of exactly 0 at every update.`
+    ? `The lesson says that every parameter was learned. That is not quite true: ${data.never_lit.length} pixels are 0 in all ${counted(data.training_images)} training images, so the gradient of their ${data.never_lit.length} × ${outputsOf(trained, 0)} = ${counted(untrainedWeights)} weights was exactly 0 at every update.`
     : "";
 
-  let unfolded = 0; // numbers drawn so far
+  let unfolded = 0; // the number of parameters drawn so far
   let frame = null;
   let flat = null;
   const columns = () => Math.max(280, Math.min(784, Math.floor(canvas.parentElement.clientWidth - 40)));
-  const never = new Set(data.never_lit);
+  const neverLit = new Set(data.never_lit);
 
   const draw = () => {
     if (canvas.hidden) return;
@@ -145,7 +144,7 @@ function countPanel() {
       const strongest = largest(W) * 0.5;
       const put = (values, weights) => values.forEach((v, i) => {
         if (at >= unfolded) return;
-        const dull = mark && !(k === 0 && weights && never.has(i % 784));
+        const dull = mark && !(k === 0 && weights && neverLit.has(i % 784));
         const [r, g, b] = mark ? (dull ? theme.line : theme.accent) : diverging(v, strongest);
         image.data.set([r, g, b, 255], 4 * at++);
       });
@@ -153,16 +152,16 @@ function countPanel() {
       put(net.b[k], false);
     });
     canvas.getContext("2d").putImageData(image, 0, 0);
-    canvas.setAttribute("aria-label", `All ${counted(total)} numbers as coloured dots, layer after layer`);
+    canvas.setAttribute("aria-label", `All ${counted(total)} parameters as coloured dots, layer by layer`);
   };
 
   const unfold = () => {
     canvas.hidden = false;
-    if (matchMedia("(prefers-reduced-motion: reduce)").matches) unfolded = total;
+    if (reducedMotion()) unfolded = total;
     const start = performance.now() - 1;
     const tick = (time) => {
       unfolded = Math.min(total, Math.max(unfolded === total ? total : 0, Math.round((total * (time - start)) / 2500)));
-      byId("count-text").textContent = unfolded < total ? `${counted(unfolded)} of ${counted(total)}` : `All ${counted(total)}, one dot each. Point at one.`;
+      byId("count-text").textContent = unfolded < total ? `${counted(unfolded)} of ${counted(total)}` : `All ${counted(total)} parameters, one dot each. Point at a dot to see its value.`;
       draw();
       if (unfolded < total) frame = requestAnimationFrame(tick);
     };
@@ -180,10 +179,10 @@ function countPanel() {
     }
     draw();
     if (byId("count-still").checked)
-      byId("count-text").textContent = `${counted(stillWeights)} of ${counted(total)} were never taught: ${percent(stillWeights / total)}`;
+      byId("count-text").textContent = `${counted(untrainedWeights)} of ${counted(total)} parameters always had a gradient of 0: ${percent(untrainedWeights / total)}`;
   });
 
-  /** Which number is the dot at a place: in words, and chosen in step 2 when it is a weight. */
+  /** The parameter under the pointer, or null. */
   const which = (event) => {
     const box = canvas.getBoundingClientRect();
     const x = Math.floor(((event.clientX - box.left) / box.width) * canvas.width);

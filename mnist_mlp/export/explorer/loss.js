@@ -1,4 +1,4 @@
-// Panel 5: ten logits to drag, the probabilities that softmax makes of them, and the loss.
+// Panel 5: ten logits to drag, their softmax, and the loss.
 
 const LESSON_LOGITS = [1.2, 0.3, -0.5, 0.1, 3.8, 0.2, -0.1, 8.1, 0.4, 0.9];
 const LESSON_PRINTED = [0.01, 0.0, 0.0, 0.0, 0.01, 0.0, 0.0, 0.96, 0.0, 0.01];
@@ -36,11 +36,11 @@ function lossPanel() {
       changed("logits");
     });
   preset("loss-lesson", "lesson", () => LESSON_LOGITS, () => LESSON_LABEL);
-  preset("loss-image", "image", () => pass().logits, () => state.label);
+  preset("loss-image", "image", () => forwardPass().logits, () => state.label);
   preset("loss-flat", "hand", () => new Array(CLASSES).fill(0), () => chosen.label);
   watch(section, ["image", "weights", "label"], () => {
     if (chosen.from !== "image") return;
-    chosen.logits = Array.from(pass().logits);
+    chosen.logits = Array.from(forwardPass().logits);
     chosen.label = state.label;
     changed("logits");
   });
@@ -64,7 +64,7 @@ function lossPanel() {
     });
     byId("loss-lesson").setAttribute("aria-pressed", chosen.from === "lesson");
     byId("loss-image").setAttribute("aria-pressed", chosen.from === "image");
-    byId("logit-sum").textContent = `The ten probabilities add up to ${fixed(p.reduce((s, v) => s + v, 0), 3)}. The digit buttons choose the true label.`;
+    byId("logit-sum").textContent = `The ten probabilities add up to ${fixed(p.reduce((s, v) => s + v, 0), 3)}. Click a digit to make it the true label.`;
     const loss = crossEntropy(chosen.logits, chosen.label);
     const q = p[chosen.label];
     byId("loss-formula").replaceChildren(
@@ -78,14 +78,14 @@ function lossPanel() {
 function note({ from, label }, p, loss) {
   if (from === "lesson" && label === LESSON_LABEL) {
     return [
-      el("b", {}, "The lesson prints 0.96 here; these logits give "), el("b", {}, fixed(p[7], 3)), ". ",
-      `It prints [${LESSON_PRINTED.map((v) => fixed(v, 2)).join(", ")}], where an honest softmax gives [${Array.from(p, (v) => fixed(v, 2)).join(", ")}]. `,
-      `So its loss, −ln 0.96 = 0.04, becomes ${fixed(loss, 4)}. The method is right, and so is the answer, 7.`,
+      el("b", {}, "The lesson prints 0.96 here, but the softmax of these logits is "), el("b", {}, fixed(p[7], 3)), ". ",
+      `It prints [${LESSON_PRINTED.map((v) => fixed(v, 2)).join(", ")}]; the correct values are [${Array.from(p, (v) => fixed(v, 2)).join(", ")}]. `,
+      `So the loss is ${fixed(loss, 4)}, not −ln 0.96 = 0.04. The method and the predicted digit, 7, are correct.`,
     ];
   }
   if (from === "image")
-    return [`These are the logits of the image in step 1, through the weights as they are; its label is taken to be ${label}.`];
-  return ["Only differences count: add the same to all ten and no probability changes. All equal means 1/10 each, and a loss of ln 10 = 2.303: what an untrained network scores."];
+    return [`These are the logits of the image in step 1 with the current weights. The true label is ${label}.`];
+  return ["Only differences between logits matter: adding a constant to all ten changes no probability. Equal logits give 1/10 each and a loss of ln 10 = 2.303, about that of an untrained network."];
 }
 
 function drawLossCurve(p, loss) {
@@ -96,7 +96,7 @@ function drawLossCurve(p, loss) {
     y: [0, most],
     xText: "probability of the true digit",
     yText: "loss −ln p",
-    says: `The curve of minus the logarithm of p. Now p is ${number(p)} and the loss ${number(loss)}.`,
+    label: `The curve of −ln p. Here p is ${number(p)} and the loss is ${number(loss)}.`,
   });
   const points = Array.from({ length: 201 }, (_, i) => {
     const v = Math.exp(-most) + (1 - Math.exp(-most)) * (i / 200) ** 2;

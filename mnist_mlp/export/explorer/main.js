@@ -1,23 +1,24 @@
-// The page as a whole: its badge, the strip that follows the reader, the guided path.
+// The whole page: its check against PyTorch, the navigation bar, the guided tour.
 
-const LOGITS_APART = 1e-4;
-const GRADIENTS_APART = 1e-4; // of the tensor's largest entry
+const LOGITS_TOLERANCE = 1e-4;
+const GRADIENTS_TOLERANCE = 1e-4; // relative to the tensor's largest entry
 
-/** This page's arithmetic against PyTorch's numbers: [{says, right}]. */
+// Each check compares this page with PyTorch and returns {right, message}; right is null if unknown.
+
 function checkLogits() {
-  const apart = examples.reduce((most, { x, logits }) => {
+  const difference = examples.reduce((most, { x, logits }) => {
     const mine = forward(trained, x).logits;
     return Math.max(most, largest(mine.map((v, i) => v - logits[i])));
   }, 0);
   return {
-    right: apart <= LOGITS_APART,
-    apart,
-    says: `Logits of the ${examples.length} test images in this page: at most ${number(apart, 1)} from PyTorch’s, where ${number(LOGITS_APART, 1)} is allowed.`,
+    right: difference <= LOGITS_TOLERANCE,
+    difference,
+    message: `Logits of the ${examples.length} test images in this page: they differ from PyTorch’s by at most ${number(difference, 1)} (tolerance ${number(LOGITS_TOLERANCE, 1)}).`,
   };
 }
 
 function checkGradients() {
-  let apart = 0;
+  let difference = 0;
   for (const { image, tensors } of data.gradients) {
     const { x, label } = examples[image];
     const gradients = zeroGradients(trained);
@@ -27,20 +28,20 @@ function checkGradients() {
       const mine = gradients[kind === "weight" ? "W" : "b"][layer - 1];
       const scale = most || 1;
       const mineNorm = Math.sqrt(mine.reduce((s, v) => s + v * v, 0));
-      apart = Math.max(apart, Math.abs(mineNorm - norm) / scale, Math.abs(largest(mine) - most) / scale);
-      positions.forEach((at, i) => (apart = Math.max(apart, Math.abs(mine[at] - values[i]) / scale)));
+      difference = Math.max(difference, Math.abs(mineNorm - norm) / scale, Math.abs(largest(mine) - most) / scale);
+      positions.forEach((at, i) => (difference = Math.max(difference, Math.abs(mine[at] - values[i]) / scale)));
     }
   }
   return {
-    right: apart <= GRADIENTS_APART,
-    apart,
-    says: `Gradients of ${data.gradients.length} images, each tensor’s norm and sampled entries: at most ${number(apart, 1)} of the tensor’s largest from PyTorch’s float64 ones, where ${number(GRADIENTS_APART, 1)} is allowed.`,
+    right: difference <= GRADIENTS_TOLERANCE,
+    difference,
+    message: `Gradients of ${data.gradients.length} images, each tensor’s norm and sampled entries: they differ from PyTorch’s by at most ${number(difference, 1)} of the tensor’s largest entry (tolerance ${number(GRADIENTS_TOLERANCE, 1)}).`,
   };
 }
 
-/** SHA-256 over the weights, tensors in name order, as `mnist-mlp eval --json` gives it. */
+/** Compares the SHA-256 of the weights, tensors in name order, with the run's `weights_sha256`. */
 async function checkHash() {
-  if (!globalThis.crypto?.subtle) return { right: null, says: "This browser computes no SHA-256 here: the weights’ hash was not checked." };
+  if (!globalThis.crypto?.subtle) return { right: null, message: "The weights’ SHA-256 was not checked, because this browser does not provide it here." };
   const parts = [];
   const order = trained.W.map((_, k) => k);
   for (const k of order) parts.push(trained.b[k], trained.W[k]); // layer1.bias, layer1.weight, …
@@ -49,13 +50,13 @@ async function checkHash() {
   const text = Array.from(digest, (v) => v.toString(16).padStart(2, "0")).join("");
   return {
     right: text === data.weights_sha256,
-    says: text === data.weights_sha256
-      ? `The weights’ SHA-256 is the run’s: ${text.slice(0, 16)}…`
-      : `The weights’ SHA-256 is ${text.slice(0, 16)}…, and the run’s is ${data.weights_sha256.slice(0, 16)}…: these are not its weights.`,
+    message: text === data.weights_sha256
+      ? `The weights’ SHA-256 equals the run’s: ${text.slice(0, 16)}…`
+      : `The weights’ SHA-256 is ${text.slice(0, 16)}…, but the run’s is ${data.weights_sha256.slice(0, 16)}…: these are not the run’s weights.`,
   };
 }
 
-async function earnBadge() {
+async function checkPage() {
   const [logits, gradients, hash] = [checkLogits(), checkGradients(), await checkHash()];
   const all = [logits, gradients, hash];
   const bad = all.filter(({ right }) => right === false);
@@ -64,42 +65,42 @@ async function earnBadge() {
   badge.dataset.state = bad.length ? "bad" : "good";
   badge.querySelector(".badge-mark").textContent = bad.length ? "✗" : "✓";
   byId("badge-text").textContent = bad.length
-    ? `Do not trust this page: ${bad.map(({ says }) => says).join(" ")}`
-    : `Checked just now against PyTorch: the logits of ${examples.length} images agree to ${number(logits.apart, 1)}, the gradients to ${number(gradients.apart, 1)} of the largest.`;
+    ? `Do not trust this page: ${bad.map(({ message }) => message).join(" ")}`
+    : `This page agrees with PyTorch: the logits of ${examples.length} images to ${number(logits.difference, 1)}, the gradients to ${number(gradients.difference, 1)} of the largest entry.`;
   byId("badge-details").replaceChildren(
-    el("ul", {}, ...all.map(({ says, right }) => el("li", {}, `${right ? "✓" : right === null ? "–" : "✗"} ${says}`))),
-    el("p", {}, "PyTorch’s numbers were computed in float64 from the run’s float32 weights when the page was written, and lie in it. Nothing on this page is looked up: your browser computes every number you see, and asks no other machine for anything."),
+    el("ul", {}, ...all.map(({ message, right }) => el("li", {}, `${right ? "✓" : right === null ? "–" : "✗"} ${message}`))),
+    el("p", {}, "PyTorch computed its numbers in float64 from the run’s float32 weights when the page was exported; the page contains them. Your browser computes everything else that you see, without any network request."),
   );
 }
 
-// The guided path: one sentence a step
+// The guided tour: [section, element to highlight, text, action]
 
-const strongestNeuron = (layer) => argmax(pass().a[layer + 1]);
+const strongestNeuron = (layer) => argmax(forwardPass().a[layer + 1]);
 
-function takeStep(exponent) {
+function takeOneStep(exponent) {
   byId("rate").value = exponent;
   byId("rate").dispatchEvent(new Event("input"));
   byId("step").click();
 }
 
-const PATH = [
-  ["input", "#seen", "This is all that the network gets: 784 numbers. Move over the image to read them.", () => {}],
-  ["input", ".pad-card", "Draw a digit of your own; it is cropped and centred as MNIST’s were, and read at once.", () => {}],
-  ["layers", "#network", "The numbers flow from the image to the answer. Each square is a neuron; the blue ones fire.", () => chooseNeuron(0, strongestNeuron(0))],
-  ["layers", ".product", "This is the neuron that fires most: its 784 weights, times the image, pixel by pixel.", () => chooseNeuron(0, strongestNeuron(0))],
-  ["layers", ".sum", "Add up the products, add the bias, and ReLU keeps the sum if it is positive. Press Play.", () => {}],
-  ["layers", "#network", "The last layer does the same with what the others hand on. Its winning sum is the answer.", () => chooseNeuron(layerCount - 1, argmax(pass().p))],
-  ["relu", "#matrices", "Take ReLU out, and the matrices multiply into one: depth would be worth nothing.", () => byId("merge").disabled || byId("merge").click()],
-  ["count", "#count-rows", "Count the numbers, as the lesson does: rows × columns + biases, layer by layer.", () => {}],
-  ["loss", "#logits", "Softmax turns scores into probabilities. The lesson’s own example gives 0.983, not its 0.96.", () => byId("loss-lesson").click()],
-  ["loss", "#loss-curve", "The loss is −ln of what the right digit got: cheap to be right, dear to be sure and wrong.", () => {}],
-  ["input", "#gallery", "Now look at a mistake: this image is among those it gets most confidently wrong.", () => showImage(0)],
-  ["backward", "#blame", "p − y says what each logit should have been: too high is blue, too low is orange.", () => {}],
-  ["backward", "#factors", "Each factor of the chain is something you have seen already: W₃, W₂, zeros and ones, x.", () => {}],
-  ["backward", "#weight-formula", "One weight’s gradient is just two numbers multiplied; nudging the weight gives the same slope.", () => byId("weight-steepest").click()],
-  ["update", "#step-text", "Take one small step against the gradient, and the loss of this image falls.", () => takeStep(-3)],
-  ["update", "#train-curve", "From random weights the page learns before your eyes. Press Random weights, then Train.", () => {}],
-  ["evidence", "#confusion", "Back to the trained weights, and the only score that counts: images it never learned from. Open a cell.", () => state.altered && byId("now-reset").click()],
+const TOUR = [
+  ["input", "#seen", "This is the network’s input: 784 numbers. Move over the image to read them.", () => {}],
+  ["input", ".pad-card", "Draw a digit of your own. It is cropped and centred as in MNIST and classified at once.", () => {}],
+  ["layers", "#network", "Activations flow from the image to the output. Each square is a neuron; blue ones are active.", () => chooseNeuron(0, strongestNeuron(0))],
+  ["layers", ".product", "This is the most active neuron: its 784 weights times the image, pixel by pixel.", () => chooseNeuron(0, strongestNeuron(0))],
+  ["layers", ".sum", "Add up the products and the bias. ReLU keeps the sum if it is positive. Press Play.", () => {}],
+  ["layers", "#network", "The last layer does the same with the activations before it. Its largest sum is the prediction.", () => chooseNeuron(layerCount - 1, argmax(forwardPass().p))],
+  ["relu", "#matrices", "Without ReLU the matrices multiply into one: more layers would add nothing.", () => byId("merge").disabled || byId("merge").click()],
+  ["count", "#count-rows", "Count the parameters as the lesson does: rows × columns + biases, layer by layer.", () => {}],
+  ["loss", "#logits", "Softmax turns logits into probabilities. The lesson’s example gives 0.983, not 0.96 as printed.", () => byId("loss-lesson").click()],
+  ["loss", "#loss-curve", "The loss is −ln of the true digit’s probability: small if the network is right, large if it is confidently wrong.", () => {}],
+  ["input", "#gallery", "Now look at a mistake: this image is misclassified with the highest confidence.", () => showImage(0)],
+  ["backward", "#blame", "p − y shows how each logit should change: blue is too high, orange is too low.", () => {}],
+  ["backward", "#factors", "The factors of the chain rule are familiar: W₃, W₂, zeros and ones from ReLU, and x.", () => {}],
+  ["backward", "#weight-formula", "One weight’s gradient is the product of two numbers. A finite difference gives the same value.", () => byId("weight-steepest").click()],
+  ["update", "#step-text", "One small step against the gradient lowers the loss of this image.", () => takeOneStep(-3)],
+  ["update", "#train-curve", "The page can train from random weights. Press Random weights, then Train.", () => {}],
+  ["evidence", "#confusion", "The trained weights again, evaluated on images that were not used for training. Select a cell.", () => state.altered && byId("now-reset").click()],
 ];
 
 function buildTour() {
@@ -107,18 +108,18 @@ function buildTour() {
   let at = 0;
   const unmark = () => document.querySelector(".pointed-at")?.classList.remove("pointed-at");
   const go = (to) => {
-    at = Math.max(0, Math.min(PATH.length - 1, to));
-    const [section, target, sentence, act] = PATH[at];
+    at = Math.max(0, Math.min(TOUR.length - 1, to));
+    const [section, target, sentence, act] = TOUR[at];
     unmark();
     act();
     const element = byId(section).querySelector(target);
     element.classList.add("pointed-at");
     const block = element.offsetHeight > innerHeight / 2 ? "start" : "center";
-    element.scrollIntoView({ block, behavior: calm() ? "auto" : "smooth" });
+    element.scrollIntoView({ block, behavior: reducedMotion() ? "auto" : "smooth" });
     byId("tour-text").textContent = sentence;
-    byId("tour-count").textContent = `${at + 1} of ${PATH.length}`;
+    byId("tour-count").textContent = `${at + 1} of ${TOUR.length}`;
     byId("tour-back").disabled = at === 0;
-    byId("tour-next").textContent = at === PATH.length - 1 ? "Done" : "Next";
+    byId("tour-next").textContent = at === TOUR.length - 1 ? "Done" : "Next";
   };
   const close = () => {
     unmark();
@@ -132,7 +133,7 @@ function buildTour() {
     go(0);
     byId("tour-next").focus({ preventScroll: true });
   });
-  byId("tour-next").addEventListener("click", () => (at === PATH.length - 1 ? close() : go(at + 1)));
+  byId("tour-next").addEventListener("click", () => (at === TOUR.length - 1 ? close() : go(at + 1)));
   byId("tour-back").addEventListener("click", () => go(at - 1));
   byId("tour-close").addEventListener("click", close);
   addEventListener("keydown", (event) => {
@@ -140,11 +141,11 @@ function buildTour() {
   });
 }
 
-const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
+const reducedMotion = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
-// The strip that goes along
+// The navigation bar
 
-function followReader() {
+function followScroll() {
   const sections = [...document.querySelectorAll("main > section")];
   const links = [...document.querySelectorAll(".steps a")];
   const mark = () => {
@@ -175,23 +176,23 @@ function followReader() {
 
   const body = document.body;
   watch(body, ["image", "weights", "label"], () => {
-    const { p } = pass();
+    const { p } = forwardPass();
     const { index, pixels } = shown();
-    const said = argmax(p);
+    const predicted = argmax(p);
     drawThumbnail(byId("now-image"), pixels);
     byId("now-text").replaceChildren(
-      index === null ? "your drawing " : `image ${index} `, "reads ", el("b", {}, String(said)), ` · ${percent(p[said])} · label `, el("b", {}, String(state.label)),
+      index === null ? "your drawing" : `image ${index}`, ": ", el("span", { class: "wide-only" }, "predicted "), el("b", {}, String(predicted)), ` (${percent(p[predicted])}), label `, el("b", {}, String(state.label)),
     );
     byId("now-reset").hidden = !state.altered;
-    byId("now-reset").title = `Changed: ${state.altered}. Put the trained weights back.`;
+    byId("now-reset").title = `Weights changed: ${state.altered}. Restore the trained weights.`;
   });
   visible.add(body);
 }
 
-function goTo(id, behavior = calm() ? "auto" : "smooth") {
+function goTo(id, behavior = reducedMotion() ? "auto" : "smooth") {
   const section = byId(id);
   section.scrollIntoView({ behavior, block: "start" });
-  // What is drawn on the way may move it.
+  // Panels drawn while scrolling may move the section.
   addEventListener("scrollend", () => section.scrollIntoView({ block: "start" }), { once: true });
   const title = section.querySelector("h2");
   title.tabIndex = -1;
@@ -222,10 +223,10 @@ function main() {
   const panels = [inputPanel, layersPanel, reluPanel, countPanel, lossPanel, backwardPanel, updatePanel, evidencePanel];
   for (const panel of panels) panel();
   watch(document.body, ["image", "label", "rate"], commands);
-  followReader();
+  followScroll();
   buildTour();
 
-  // Panels are drawn when they come near; for a printer, all of them
+  // Panels are drawn when they come near the viewport; all of them before printing
   const near = new IntersectionObserver(
     (entries) => {
       for (const { target, isIntersecting } of entries) {
@@ -246,7 +247,7 @@ function main() {
 
   let width = innerWidth;
   addEventListener("resize", () => {
-    if (innerWidth !== width) changed("size"); // not where a phone's address bar comes and goes
+    if (innerWidth !== width) changed("size"); // not when a phone's address bar appears or disappears
     width = innerWidth;
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
@@ -263,14 +264,14 @@ function main() {
   document.documentElement.dataset.ready = "yes";
   performance.mark("first-picture");
   setTimeout(() => {
-    redraw(true); // so that every panel has its height before the reader scrolls
+    redraw(true); // so that every panel has its final height before the user scrolls
     if (step && step !== "input") goTo(step, "auto");
-    earnBadge().then(() => changed("weights")); // and tell the time of one look anew
-  }, 30); // after the first picture
+    checkPage().then(() => changed("weights")); // and measure a forward pass again
+  }, 30); // after the first frame
 
-  // For the reader's console, and for tests
+  // For the browser's console, and for tests
   globalThis.explorer = {
-    data, state, examples, see, luminance, greyOf, forward, crossEntropy, pass, blame, shown, showImage,
+    data, state, examples, prepare, luminance, readGrey, forward, crossEntropy, forwardPass, backwardPass, shown, showImage,
     chooseNeuron, chooseLabel, showDrawing, trained, network: () => net,
   };
 }

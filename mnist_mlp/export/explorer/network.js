@@ -1,11 +1,11 @@
-// The lesson's mathematics, as mnist_mlp/backprop.py has it: by hand, one image at a time, in
-// float64. A network is {sizes, W, b}: W[k] holds the (outputs × inputs) numbers of layer k+1 row
-// by row, b[k] its biases.
+// The lesson's mathematics, as in mnist_mlp/steps/backprop.py, for one image at a time in float64.
+// A network is {sizes, W, b}: W[k] is the weight matrix of layer k+1 (outputs × inputs, row-major)
+// and b[k] its bias vector.
 
 const outputsOf = (net, k) => net.sizes[k + 1];
 const inputsOf = (net, k) => net.sizes[k];
 
-/** Networks share no arrays. */
+/** A deep copy. */
 function copyNetwork(net) {
   return {
     sizes: net.sizes.slice(),
@@ -14,16 +14,16 @@ function copyNetwork(net) {
   };
 }
 
-/** Steps 2-3: z = W·a + b. Inputs that are 0 add nothing and are passed over. */
+/** Steps 2-3: z = W·a + b. Inputs of 0 are skipped. */
 function linear(W, b, a) {
   const width = a.length;
-  const lit = [];
-  for (let j = 0; j < width; j++) if (a[j] !== 0) lit.push(j);
+  const nonzero = [];
+  for (let j = 0; j < width; j++) if (a[j] !== 0) nonzero.push(j);
   const z = new Float64Array(b.length);
   for (let i = 0; i < b.length; i++) {
     let sum = 0;
     const row = i * width;
-    for (let n = 0; n < lit.length; n++) sum += W[row + lit[n]] * a[lit[n]];
+    for (let n = 0; n < nonzero.length; n++) sum += W[row + nonzero[n]] * a[nonzero[n]];
     z[i] = sum + b[i];
   }
   return z;
@@ -31,7 +31,7 @@ function linear(W, b, a) {
 
 const relu = (z) => z.map((v) => (v > 0 ? v : 0));
 
-/** Step 4, without overflow: the largest logit is taken off first. */
+/** Step 4. Subtracting the largest logit first avoids overflow. */
 function softmax(z) {
   const most = Math.max(...z);
   const e = z.map((v) => Math.exp(v - most));
@@ -39,13 +39,13 @@ function softmax(z) {
   return e.map((v) => v / sum);
 }
 
-/** Step 5: −ln p of the label, computed from the logits so that it never is −ln 0. */
+/** Step 5: −ln p[label], computed from the logits so that p cannot round to 0. */
 function crossEntropy(z, label) {
   const most = Math.max(...z);
   return Math.log(z.reduce((s, v) => s + Math.exp(v - most), 0)) + most - z[label];
 }
 
-/** One image forward: a[0] is x, a[k] the input of layer k+1; z[k] is layer k+1's. */
+/** The forward pass of one image: a[0] is x, a[k] is the input of layer k+1 and z[k] its sums. */
 function forward(net, x, withReLU = true) {
   const a = [x];
   const z = [];
@@ -57,7 +57,7 @@ function forward(net, x, withReLU = true) {
   return { a, z, logits, p: softmax(logits) };
 }
 
-/** Gradients of a network's shape, all 0. */
+/** Gradients of 0 for every parameter. */
 function zeroGradients(net) {
   return {
     W: net.W.map((W) => new Float64Array(W.length)),
@@ -66,8 +66,8 @@ function zeroGradients(net) {
 }
 
 /**
- * Step 6: the chain rule backward from p − y; adds this image's gradients, times `scale`.
- * Returns ∂L/∂z of each layer.
+ * Step 6: the chain rule, backward from p − y. Adds this image's gradients, times `scale`, to
+ * `gradients` and returns ∂L/∂z of each layer.
  */
 function backward(net, pass, label, gradients, scale = 1) {
   const last = net.W.length - 1;
@@ -78,14 +78,14 @@ function backward(net, pass, label, gradients, scale = 1) {
     const width = a.length;
     const W = net.W[k];
     const dW = gradients.W[k];
-    const lit = [];
-    for (let j = 0; j < width; j++) if (a[j] !== 0) lit.push(j);
+    const nonzero = [];
+    for (let j = 0; j < width; j++) if (a[j] !== 0) nonzero.push(j);
     for (let i = 0; i < dz[k].length; i++) {
       const d = dz[k][i];
       if (d === 0) continue;
       gradients.b[k][i] += d; // ∂z/∂b is 1
       const row = i * width;
-      for (let n = 0; n < lit.length; n++) dW[row + lit[n]] += d * a[lit[n]]; // ∂z/∂W is a
+      for (let n = 0; n < nonzero.length; n++) dW[row + nonzero[n]] += d * a[nonzero[n]]; // ∂z/∂W is a
     }
     if (k > 0) {
       const da = new Float64Array(width);
@@ -93,15 +93,15 @@ function backward(net, pass, label, gradients, scale = 1) {
         const d = dz[k][i];
         if (d === 0) continue;
         const row = i * width;
-        for (let n = 0; n < lit.length; n++) da[lit[n]] += d * W[row + lit[n]]; // ∂z/∂a is W
+        for (let n = 0; n < nonzero.length; n++) da[nonzero[n]] += d * W[row + nonzero[n]]; // ∂z/∂a is W
       }
-      dz[k - 1] = da; // already 0 where a is 0: there ReLU's slope is 0, elsewhere 1
+      dz[k - 1] = da; // 0 where a is 0, as the derivative of ReLU demands
     }
   }
   return dz;
 }
 
-/** Mean loss and gradients of some examples [{x, label}]. */
+/** Mean loss and mean gradients of a batch [{x, label}]. */
 function batchGradients(net, examples) {
   const gradients = zeroGradients(net);
   let loss = 0;
@@ -113,7 +113,7 @@ function batchGradients(net, examples) {
   return { loss, gradients };
 }
 
-/** Step 7: W ← W − learning_rate × ∂L/∂W, b likewise. */
+/** Step 7: W ← W − learning rate × ∂L/∂W, and the same for b. */
 function descend(net, gradients, learningRate) {
   for (const kind of ["W", "b"]) {
     net[kind].forEach((values, k) => {
@@ -123,7 +123,7 @@ function descend(net, gradients, learningRate) {
   }
 }
 
-/** ‖gradient‖²: to first order a step lowers the loss by learning_rate times this. */
+/** ‖gradient‖². To first order, a step lowers the loss by learning rate × this. */
 function squaredNorm(gradients) {
   let sum = 0;
   for (const tensor of [...gradients.W, ...gradients.b]) for (const v of tensor) sum += v * v;
@@ -131,8 +131,8 @@ function squaredNorm(gradients) {
 }
 
 /**
- * One weight's gradient without any calculus: (L(w + h) − L(w − h)) / 2h. `kink` says that a
- * neuron fires on one side and not on the other, so that there is no one slope between.
+ * One weight's gradient by central difference: (L(w + h) − L(w − h)) / 2h. `kink` is true if a
+ * neuron is active on one side only: the loss then has no derivative in between.
  */
 function finiteDifference(net, x, label, k, position, h = 1e-5) {
   const W = net.W[k];
@@ -149,7 +149,7 @@ function finiteDifference(net, x, label, k, position, h = 1e-5) {
   return { slope: (losses[0] - losses[1]) / (2 * h), kink: firing[0] !== firing[1] };
 }
 
-/** The one layer {W, b} that the stack without ReLU amounts to: W₃W₂W₁ and W₃(W₂b₁ + b₂) + b₃. */
+/** The single layer {W, b} that equals all layers without ReLU: W₃W₂W₁ and W₃(W₂b₁ + b₂) + b₃. */
 function mergedLayer(net) {
   let W = net.W[0];
   let b = net.b[0];
@@ -169,7 +169,7 @@ function mergedLayer(net) {
   return { W, b };
 }
 
-/** A repeatable stream of numbers in [0, 1): mulberry32. */
+/** A seeded random number generator, uniform in [0, 1): mulberry32. */
 function randomStream(seed) {
   let state = seed >>> 0;
   return () => {
@@ -180,7 +180,7 @@ function randomStream(seed) {
   };
 }
 
-/** An untrained network, as nn.Linear starts: uniform within ±1/√inputs. */
+/** An untrained network, initialised as by nn.Linear: uniform within ±1/√inputs. */
 function randomNetwork(sizes, seed) {
   const random = randomStream(seed);
   const net = { sizes: sizes.slice(), W: [], b: [] };

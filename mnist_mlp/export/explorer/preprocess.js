@@ -1,30 +1,34 @@
-// From a picture to the 28×28 that the network sees: mnist_mlp/preprocess.py, step by step. A
-// picture is {data, height, width}, row by row, 0 black to 1 white.
+// Turns a picture into 28×28 pixels like MNIST's, by the same steps and constants as
+// mnist_mlp/pictures/preprocess.py. A picture is {data, height, width}: row-major, 0 black to
+// 1 white.
 
 const WORKING_SIDE = 800;
 const SIDE = 28;
 const BOX_SIDE = 20;
-const RING = 0.04;
-const FAINTEST = 0.08;
-const LEAST_ROOM = 0.25;
-const THRESHOLD = 0.15;
-const SPECK = 0.05;
+const BORDER = 0.04;
+const MIN_CONTRAST = 0.08;
+const MIN_RANGE = 0.25;
+const INK_THRESHOLD = 0.15;
+const MIN_COMPONENT = 0.05;
 const FINE_SIDE = 4 * BOX_SIDE;
-const THINNEST = 1.5;
-const THICKENED = 2.5;
+const MIN_STROKE = 1.5;
+const THICKENED_STROKE = 2.5;
 
 const picture = (height, width, data = new Float64Array(height * width)) => ({ data, height, width });
 
-/** The picture's ink, the box around it, and the 28×28 bytes; null where there is no ink. */
-function see(grey, centred = true) {
-  const ink = findInk(shrink(grey, Math.ceil(Math.max(grey.height, grey.width) / WORKING_SIDE)));
+/** Returns the ink, its bounding box and the 28×28 bytes; null if there is no ink. */
+function prepare(grey, centred = true) {
+  const ink = findInk(grey);
   if (!ink) return null;
   const box = inkBox(ink);
-  const pixels = centred ? centre(scale(thicken(cut(ink, box)), BOX_SIDE)) : asItLies(ink);
+  const pixels = centred ? centre(scale(thicken(crop(ink, box)), BOX_SIDE)) : withoutCentring(ink);
   return { ink, box, pixels };
 }
 
-/** What a canvas gives (RGBA bytes) as grey; the transparent part is what stands out less. */
+/**
+ * Converts a canvas's ImageData (RGBA bytes) to grey and shrinks it. A transparent background
+ * becomes white or black, whichever contrasts more with the rest.
+ */
 function luminance({ data, height, width }) {
   const light = picture(height, width);
   const opacity = picture(height, width);
@@ -40,7 +44,7 @@ function luminance({ data, height, width }) {
   return bright;
 }
 
-/** The means of blocks of factor × factor pixels; those at the right and below may be smaller. */
+/** Averages blocks of factor × factor pixels; blocks at the end may be smaller. */
 function shrink(grey, factor) {
   if (factor === 1) return grey;
   const out = picture(Math.ceil(grey.height / factor), Math.ceil(grey.width / factor));
@@ -57,29 +61,29 @@ function shrink(grey, factor) {
   return out;
 }
 
-/** How much of each pixel is ink, 0 to 1; null where there is none. */
+/** Separates ink from paper: 0 for paper to 1 for full ink; null if there is no ink. */
 function findInk(grey) {
   const paper = findPaper(grey);
   const difference = grey.data.map((v, i) => v - paper.surface[i]);
   const lighter = difference.reduce((s, d) => s + d * d * d, 0) > 0;
-  const room = paper.surface.map((v) => Math.max(LEAST_ROOM, lighter ? 1 - v : v));
+  const room = paper.surface.map((v) => Math.max(MIN_RANGE, lighter ? 1 - v : v));
   const strength = difference.map((d, i) => (lighter ? d : -d) / room[i]);
   const noise = paper.noise / (sum(room) / room.length);
   const darkest = strength.reduce((most, v) => Math.max(most, v), -Infinity);
-  if (darkest < Math.max(FAINTEST, 6 * noise)) return null;
+  if (darkest < Math.max(MIN_CONTRAST, 6 * noise)) return null;
   const full = median(strength.filter((v) => v > darkest / 2));
   const floor = Math.min(3 * noise, full / 4);
   const ink = strength.map((v) => Math.min(1, Math.max(0, (v - floor) / (full - floor))));
-  return picture(grey.height, grey.width, withoutSpecks(ink, grey.height, grey.width));
+  return picture(grey.height, grey.width, dropSmallComponents(ink, grey.height, grey.width));
 }
 
-/** The paper under uneven light: a quadratic surface through the border, fitted robustly. */
+/** Estimates the paper's brightness: a quadratic surface fitted to the border without outliers. */
 function findPaper({ data, height, width }) {
   const along = (length) =>
     Float64Array.from({ length }, (_, i) => (length > 1 ? -1 + (2 * i) / (length - 1) : -1));
   const [ys, xs] = [along(height), along(width)];
   const terms = (y, x) => [1, x, y, x * x, x * y, y * y];
-  const ring = Math.max(1, Math.round(RING * Math.min(height, width)));
+  const ring = Math.max(1, Math.round(BORDER * Math.min(height, width)));
   const border = [];
   for (let i = 0; i < height; i++)
     for (let j = 0; j < width; j++)
@@ -109,7 +113,7 @@ function findPaper({ data, height, width }) {
   return { surface, noise };
 }
 
-/** By the normal equations; a term that the rows do not determine gets 0. */
+/** Least squares by the normal equations; undetermined coefficients become 0. */
 function leastSquares(rows, values, used) {
   const n = rows[0].length;
   const M = Array.from({ length: n }, () => new Float64Array(n + 1));
@@ -138,13 +142,13 @@ function leastSquares(rows, values, used) {
   return pivots.map((p, column) => (p ? M[p.row][n] / M[p.row][column] : 0));
 }
 
-/** Ink in stains (8-connected) that are not much fainter than the largest one. */
-function withoutSpecks(ink, height, width) {
+/** Drops connected components (8 neighbours) with much less ink than the largest. */
+function dropSmallComponents(ink, height, width) {
   const stain = new Int32Array(ink.length);
   const amounts = [0];
   const open = [];
   for (let start = 0; start < ink.length; start++) {
-    if (ink[start] <= THRESHOLD || stain[start]) continue;
+    if (ink[start] <= INK_THRESHOLD || stain[start]) continue;
     const name = amounts.length;
     let amount = 0;
     stain[start] = name;
@@ -157,7 +161,7 @@ function withoutSpecks(ink, height, width) {
       for (let i = Math.max(0, y - 1); i <= Math.min(height - 1, y + 1); i++) {
         for (let j = Math.max(0, x - 1); j <= Math.min(width - 1, x + 1); j++) {
           const next = i * width + j;
-          if (ink[next] > THRESHOLD && !stain[next]) {
+          if (ink[next] > INK_THRESHOLD && !stain[next]) {
             stain[next] = name;
             open.push(next);
           }
@@ -166,11 +170,11 @@ function withoutSpecks(ink, height, width) {
     }
     amounts.push(amount);
   }
-  const least = SPECK * Math.max(...amounts);
+  const least = MIN_COMPONENT * Math.max(...amounts);
   return ink.map((v, i) => (stain[i] && amounts[stain[i]] >= least ? v : 0));
 }
 
-/** {top, bottom, left, right} around what is not 0; bottom and right are one beyond. */
+/** The bounding box {top, bottom, left, right} of the ink; bottom and right are exclusive. */
 function inkBox({ data, height, width }) {
   const box = { top: height, bottom: 0, left: width, right: 0 };
   for (let y = 0; y < height; y++) {
@@ -185,7 +189,7 @@ function inkBox({ data, height, width }) {
   return box;
 }
 
-function cut(from, { top, bottom, left, right }) {
+function crop(from, { top, bottom, left, right }) {
   const out = picture(bottom - top, right - left);
   for (let y = top; y < bottom; y++)
     out.data.set(from.data.subarray(y * from.width + left, y * from.width + right), (y - top) * out.width);
@@ -202,7 +206,7 @@ function pad(inner, by) {
   return out;
 }
 
-/** Strokes too thin for MNIST become thicker; others stay as they are. */
+/** Thickens strokes that are thinner than MNIST's; returns other ink unchanged. */
 function thicken(ink) {
   const fine = pad(scale(ink, FINE_SIDE), FINE_SIDE / BOX_SIDE);
   const { data, height, width } = fine;
@@ -217,8 +221,8 @@ function thicken(ink) {
       edges += Math.hypot(slope(at, y, height, width), slope(at, x, width, 1));
     }
   const stroke = (((2 * sum(data)) / edges) * BOX_SIDE) / FINE_SIDE;
-  if (stroke >= THINNEST) return ink;
-  const radius = (((THICKENED - stroke) / 2) * FINE_SIDE) / BOX_SIDE;
+  if (stroke >= MIN_STROKE) return ink;
+  const radius = (((THICKENED_STROKE - stroke) / 2) * FINE_SIDE) / BOX_SIDE;
   const reach = Math.ceil(radius);
   const before = pad(fine, reach);
   const thick = picture(before.height, before.width);
@@ -234,15 +238,15 @@ function thicken(ink) {
       }
     }
   }
-  return cut(thick, inkBox(thick));
+  return crop(thick, inkBox(thick));
 }
 
-/** Ink scaled so that its longer side is so many pixels, the ratio kept, its brightest 1. */
+/** Scales ink so that its longer side has `side` pixels, and its maximum to 1. */
 function scale(ink, side) {
   const longer = Math.max(ink.height, ink.width);
-  const to = (length) => Math.max(1, halfEven((side * length) / longer));
-  const rows = triangles(ink.height, to(ink.height));
-  const columns = triangles(ink.width, to(ink.width));
+  const to = (length) => Math.max(1, roundHalfEven((side * length) / longer));
+  const rows = resampling(ink.height, to(ink.height));
+  const columns = resampling(ink.width, to(ink.width));
   const out = picture(rows.length, columns.length);
   const narrow = picture(ink.height, columns.length); // ink @ columns.T
   for (let y = 0; y < ink.height; y++)
@@ -262,8 +266,8 @@ function scale(ink, side) {
   return out;
 }
 
-/** For each output the inputs it is a mean of, the nearest counting most. */
-function triangles(before, after) {
+/** For each output pixel, the weights of the input pixels: a triangle filter. */
+function resampling(before, after) {
   const ratio = before / after;
   const reach = Math.max(1, ratio);
   return Array.from({ length: after }, (_, i) => {
@@ -278,7 +282,7 @@ function triangles(before, after) {
   });
 }
 
-/** A box of at most 20×20 put into 28×28 by its centre of mass, as bytes. */
+/** Places a box of at most 20×20 in 28×28 with its centre of mass at the centre, as bytes. */
 function centre(box) {
   const mass = sum(box.data);
   let [down, across] = [0, 0];
@@ -290,25 +294,25 @@ function centre(box) {
   }
   const start = (middle, length) =>
     Math.min(Math.max(Math.ceil(SIDE / 2 - middle / mass), 0), SIDE - length);
-  return placed(box, start(down, box.height), start(across, box.width));
+  return placeBox(box, start(down, box.height), start(across, box.width));
 }
 
-/** Centring switched off: the whole picture scaled to 28×28, the digit wherever it lies. */
-function asItLies(ink) {
+/** With centring switched off: scales the whole picture to 28×28. */
+function withoutCentring(ink) {
   const small = scale(ink, SIDE);
-  return placed(small, (SIDE - small.height) >> 1, (SIDE - small.width) >> 1);
+  return placeBox(small, (SIDE - small.height) >> 1, (SIDE - small.width) >> 1);
 }
 
-function placed(box, top, left) {
+function placeBox(box, top, left) {
   const out = new Uint8Array(SIDE * SIDE);
   for (let y = 0; y < box.height; y++)
     for (let x = 0; x < box.width; x++)
-      out[(top + y) * SIDE + left + x] = halfEven(255 * box.data[y * box.width + x]);
+      out[(top + y) * SIDE + left + x] = roundHalfEven(255 * box.data[y * box.width + x]);
   return out;
 }
 
-/** To the nearest whole number, a half to the even one, as Python and NumPy round. */
-function halfEven(v) {
+/** Rounds halves to even, as Python and NumPy do. */
+function roundHalfEven(v) {
   const below = Math.floor(v);
   if (v - below !== 0.5) return Math.round(v);
   return below % 2 ? below + 1 : below;

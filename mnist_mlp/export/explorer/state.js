@@ -1,6 +1,5 @@
-// What is chosen, and who wants to know. The image, the label, the neuron and the input flow
-// through all panels; each panel redraws when something that it shows has changed and it is in
-// sight.
+// The state that all panels share: the selected image, label, neuron and input, and the weights.
+// A panel redraws when something that it shows has changed and it is visible.
 
 const data = JSON.parse(byId("page-data").textContent);
 const CLASSES = 10;
@@ -10,7 +9,7 @@ function decode(text, Kind) {
   return new Kind(bytes.buffer);
 }
 
-/** The weights as they were trained: float32 in the file, float64 in all that is computed. */
+/** The trained network: stored as float32, used as float64. */
 const trained = (() => {
   const flat = decode(data.weights, Float32Array);
   const net = { sizes: data.sizes, W: [], b: [] };
@@ -27,7 +26,7 @@ const layerCount = trained.W.length;
 const parameterCount = trained.W.reduce((n, W, k) => n + W.length + trained.b[k].length, 0);
 let net = copyNetwork(trained);
 
-/** Pixels as PyTorch has them: byte / 255, rounded to float32. */
+/** Pixels as in PyTorch: byte / 255, rounded to float32. */
 const toInput = (pixels) => Float64Array.from(pixels, (v) => Math.fround(v / 255));
 
 const examples = (() => {
@@ -36,26 +35,26 @@ const examples = (() => {
   return data.labels.map((label, i) => {
     const pixels = bytes.subarray(784 * i, 784 * (i + 1));
     const theirs = logits.subarray(CLASSES * i, CLASSES * (i + 1));
-    return { pixels, x: toInput(pixels), label, index: data.indexes[i], logits: theirs, said: argmax(theirs) };
+    return { pixels, x: toInput(pixels), label, index: data.indexes[i], logits: theirs, predicted: argmax(theirs) };
   });
 })();
 
-// To begin with: a seven, as in the lesson, that is read right
-const isRead = (digit) => (e) => e.said === e.label && (digit === null || e.label === digit);
-const opening = [7, null].map((digit) => examples.findIndex(isRead(digit))).find((i) => i >= 0) ?? 0;
+// The first image shown is a correctly classified seven, as in the lesson.
+const isCorrect = (digit) => (e) => e.predicted === e.label && (digit === null || e.label === digit);
+const opening = [7, null].map((digit) => examples.findIndex(isCorrect(digit))).find((i) => i >= 0) ?? 0;
 
 const state = {
-  image: opening, // a place in examples, or -1: what was drawn
-  pixels: null, // of what was drawn, bytes
+  image: opening, // an index into examples, or -1 for the user's drawing
+  pixels: null, // the drawing, as bytes
   label: examples[opening].label,
   layer: 0,
   neuron: 0,
-  input: 0, // of the chosen neuron: what its weight belongs to
+  input: 0, // the selected input of that neuron
   step: "input",
-  altered: "", // what was done to the weights, in words
+  altered: "", // describes how the weights were changed; empty for the trained weights
 };
 
-/** The image that is shown: {pixels, x, label, index}; index and label are null of a drawing. */
+/** The image that is shown: {pixels, x, label, index}; label and index are null for a drawing. */
 function shown() {
   if (state.image >= 0) return examples[state.image];
   if (!shown.drawn || shown.drawn.pixels !== state.pixels)
@@ -63,30 +62,30 @@ function shown() {
   return shown.drawn;
 }
 
-// What follows from it, computed once after each change
+// Results for the current state, cached until it changes
 
 const cache = {};
 
-function pass() {
-  if (!cache.pass) {
+function forwardPass() {
+  if (!cache.forward) {
     const start = performance.now();
-    cache.pass = forward(net, shown().x);
+    cache.forward = forward(net, shown().x);
     cache.milliseconds = performance.now() - start;
   }
-  return cache.pass;
+  return cache.forward;
 }
 
-/** Loss, gradients and ∂L/∂z of the shown image and the chosen label. */
-function blame() {
-  if (!cache.blame) {
+/** Loss, gradients and ∂L/∂z for the shown image and the selected label. */
+function backwardPass() {
+  if (!cache.backward) {
     const gradients = zeroGradients(net);
-    const dz = backward(net, pass(), state.label, gradients);
-    cache.blame = { loss: crossEntropy(pass().logits, state.label), gradients, dz };
+    const dz = backward(net, forwardPass(), state.label, gradients);
+    cache.backward = { loss: crossEntropy(forwardPass().logits, state.label), gradients, dz };
   }
-  return cache.blame;
+  return cache.backward;
 }
 
-/** Every bundled image forward through the weights as they are. */
+/** Forward passes of all images in the page, with the current weights. */
 function allPasses() {
   cache.all ??= examples.map(({ x }) => forward(net, x));
   return cache.all;
@@ -97,22 +96,22 @@ function allPasses() {
 const watchers = [];
 const visible = new Set();
 
-/** Call `draw` after a change of any of the keys, once the section is in sight. */
+/** Calls `draw` when one of the keys has changed and the section is visible. */
 function watch(section, keys, draw) {
   watchers.push({ section, keys, draw, stale: true });
 }
 
 /**
- * Tell what has changed: image, label, neuron, input, weights, size (of the window, or its
- * colours), or a panel's own key.
+ * Reports changes: image, label, neuron, input, weights, size (also the colour scheme), or a
+ * panel's own key.
  */
 function changed(...keys) {
   if (keys.includes("image") || keys.includes("weights")) {
-    delete cache.pass;
-    delete cache.blame;
+    delete cache.forward;
+    delete cache.backward;
   }
   if (keys.includes("weights")) delete cache.all;
-  if (keys.includes("label")) delete cache.blame;
+  if (keys.includes("label")) delete cache.backward;
   for (const watcher of watchers)
     if (keys.includes("size") || watcher.keys.some((key) => keys.includes(key))) watcher.stale = true;
   changed.waiting ??= requestAnimationFrame(redraw);
@@ -140,7 +139,7 @@ function showDrawing(pixels) {
   state.pixels = pixels;
   changed("image");
   if (first || !state.labelChosen) {
-    state.label = argmax(pass().p); // until the reader says what it was meant to be
+    state.label = argmax(forwardPass().p); // until the user selects a label
     changed("label");
   }
 }
@@ -159,21 +158,22 @@ function chooseNeuron(layer, neuron) {
   changed("neuron", "input");
 }
 
-/** The input that adds most to the chosen neuron's sum, or takes most away. */
+/** The input with the largest |weight × input| of the selected neuron. */
 function strongestInput() {
-  const a = pass().a[state.layer];
+  const a = forwardPass().a[state.layer];
   const row = state.neuron * a.length;
   return argmax(Array.from(a, (v, j) => Math.abs(v * net.W[state.layer][row + j])));
 }
 
-function weightsChanged(how) {
+function setWeights(how) {
   state.altered = how;
   changed("weights");
 }
 
-// The address: what is chosen as #step=…&image=…&label=…&neuron=…&input=…, so that it can be linked
+// The address fragment stores the state, so that it can be shared as a link:
+// #step=…&image=…&label=…&neuron=…&input=…
 
-/** Bytes as hexadecimal, runs of 0 as z and their length. */
+/** Encodes bytes as hexadecimal; a run of zeros becomes z, its length and a dot. */
 const packed = (pixels) =>
   Array.from(pixels, (v) => v.toString(16).padStart(2, "0"))
     .join("")
@@ -196,13 +196,13 @@ function address() {
 }
 
 function saveState() {
-  clearTimeout(saveState.timer); // a browser takes only so many changes of the address a second
+  clearTimeout(saveState.timer); // browsers limit how often the address may change
   saveState.timer = setTimeout(() => {
     if (location.hash !== address()) history.replaceState(null, "", address());
   }, 150);
 }
 
-/** Take over what an address says; what makes no sense is passed over. Returns the step, if any. */
+/** Restores the state from the address and ignores invalid parts. Returns the step, or null. */
 function readAddress() {
   const parts = new URLSearchParams(location.hash.slice(1));
   const whole = (name, below) => {

@@ -1,14 +1,14 @@
-// Panel 7: one step, hundreds of steps, and what breaks a network.
+// Panel 7: one update, training in the page, and ways to break the network.
 
 function updatePanel() {
   const section = byId("update");
   const rate = byId("rate");
   const learningRate = () => 10 ** Number(rate.value);
-  const history = []; // {loss, right} of the bundled images, one a moment
+  const history = []; // {step, loss, right} of the page's images, about ten times a second
   const training = { on: false, steps: 0, queue: [], scored: 0 };
-  const lessons = examples.slice(0, data.training);
-  byId("train-count").textContent = lessons.length;
-  let step = null; // the last single step: {before, after, rate, promised}
+  const trainingImages = examples.slice(0, data.training);
+  byId("train-count").textContent = trainingImages.length;
+  let step = null; // the last single step: {before, after, rate, promised}; promised to first order
 
   const showRate = () => (byId("rate-text").textContent = number(learningRate()));
   rate.addEventListener("input", () => {
@@ -19,21 +19,21 @@ function updatePanel() {
 
   // One step
   byId("step").addEventListener("click", () => {
-    const { loss, gradients } = blame();
+    const { loss, gradients } = backwardPass();
     step = { before: loss, rate: learningRate(), promised: learningRate() * squaredNorm(gradients) };
     descend(net, gradients, learningRate());
-    weightsChanged("a step on one image");
-    step.after = blame().loss;
+    setWeights("a step on one image");
+    step.after = backwardPass().loss;
     changed("stepped");
   });
   watch(section, ["image", "label", "stepped", "weights", "rate"], () => {
     const { index } = shown();
     byId("step-label").textContent = `${index === null ? "your drawing" : `test image ${index}`}, label ${state.label}`;
-    const { loss, gradients } = blame();
+    const { loss, gradients } = backwardPass();
     byId("step-text").textContent =
       step && step.after === loss
-        ? `Loss ${number(step.before, 4)} → ${number(step.after, 4)}: ${step.after <= step.before ? "down" : "up"} by ${number(Math.abs(step.before - step.after))}. ${promise(step.promised, step.before)}`
-        : `Loss now ${number(loss, 4)}. ${promise(learningRate() * squaredNorm(gradients), loss)}`;
+        ? `Loss ${number(step.before, 4)} → ${number(step.after, 4)}: ${step.after <= step.before ? "down" : "up"} by ${number(Math.abs(step.before - step.after))}. ${firstOrder(step.promised, step.before)}`
+        : `Loss now ${number(loss, 4)}. ${firstOrder(learningRate() * squaredNorm(gradients), loss)}`;
   });
   watch(section, ["rate"], () => drawSlope(learningRate()));
   watch(section, ["image", "label", "weights", "stepped"], () => training.on || drawSlope(learningRate()));
@@ -41,16 +41,16 @@ function updatePanel() {
   // Training
   const score = () => {
     let [loss, right] = [0, 0];
-    for (const { x, label } of lessons) {
+    for (const { x, label } of trainingImages) {
       const { logits } = forward(net, x);
-      loss += crossEntropy(logits, label) / lessons.length;
+      loss += crossEntropy(logits, label) / trainingImages.length;
       right += argmax(logits) === label;
     }
     history.push({ step: training.steps, loss, right });
   };
   const random = randomStream(data.seed + 1);
   const shuffled = () => {
-    const order = lessons.slice();
+    const order = trainingImages.slice();
     for (let i = order.length - 1; i > 0; i--) {
       const j = Math.floor(random() * (i + 1));
       [order[i], order[j]] = [order[j], order[i]];
@@ -74,10 +74,10 @@ function updatePanel() {
   };
   const frame = () => {
     if (!training.on) return;
-    const end = performance.now() + 8; // the rest of a sixtieth of a second is for drawing
+    const end = performance.now() + 8; // leaves the rest of the frame for drawing
     do {
       if (!oneBatch()) {
-        stop("The loss is no longer a number: the steps were so large that the weights blew up. Put the trained weights back.");
+        stop("The loss is no longer finite: training diverged because the steps were too large. Restore the trained weights.");
         break;
       }
     } while (performance.now() < end);
@@ -86,9 +86,9 @@ function updatePanel() {
       training.scored = now;
       score();
     }
-    weightsChanged("training in the page");
+    setWeights("training in the page");
     changed("trained");
-    if (training.steps >= 5000) stop("5,000 steps. Train again to go on.");
+    if (training.steps >= 5000) stop("Stopped after 5,000 steps. Press Train to continue.");
     requestAnimationFrame(frame);
   };
   byId("train").addEventListener("click", () => {
@@ -100,7 +100,7 @@ function updatePanel() {
     byId("break-text").textContent = "";
     requestAnimationFrame(frame);
   });
-  watch(section, ["trained", "weights"], () => drawTraining(history, lessons.length));
+  watch(section, ["trained", "weights"], () => drawTraining(history, trainingImages.length));
 
   // Reset and break
   const replaceNet = (next, how, text) => {
@@ -109,20 +109,20 @@ function updatePanel() {
     step = null;
     history.length = training.steps = training.queue.length = 0;
     byId("break-text").textContent = text;
-    weightsChanged(how);
+    setWeights(how);
     changed("trained", "stepped");
     finish();
   };
   const finish = () => {
     const right = examples.slice(0, data.training).filter((e, i) => argmax(allPasses()[i].logits) === e.label).length;
-    byId("break-text").textContent += ` It reads ${right} of the ${lessons.length} test images right.`;
+    byId("break-text").textContent += ` It classifies ${right} of the ${trainingImages.length} test images correctly.`;
   };
-  const reset = () => replaceNet(copyNetwork(trained), "", "The trained weights are back.");
+  const reset = () => replaceNet(copyNetwork(trained), "", "The trained weights are restored.");
   byId("reset-trained").addEventListener("click", reset);
   byId("now-reset").addEventListener("click", reset);
   let seed = data.seed;
   byId("reset-random").addEventListener("click", () =>
-    replaceNet(randomNetwork(trained.sizes, ++seed), "random", "Random weights, as before all training. Press Train and watch."));
+    replaceNet(randomNetwork(trained.sizes, ++seed), "random", "Random weights, as before training. Press Train."));
   byId("break-biases").addEventListener("click", () => {
     const next = copyNetwork(net);
     next.b.forEach((b) => b.fill(0));
@@ -135,21 +135,21 @@ function updatePanel() {
   byId("break-noise").addEventListener("click", () => {
     const next = copyNetwork(net);
     for (const W of next.W) for (let i = 0; i < W.length; i++) W[i] += (2 * random() - 1) * noise.value;
-    replaceNet(next, "noise", `Noise of up to ±${noise.value} on every weight.`);
+    replaceNet(next, "noise", `Noise of up to ±${noise.value} was added to every weight.`);
   });
   byId("zero-layer").append(...trained.W.map((_, k) => el("option", { value: k }, String(k + 1))));
   byId("break-zero").addEventListener("click", () => {
     const next = copyNetwork(net);
     const k = Number(byId("zero-layer").value);
     next.W[k].fill(0);
-    replaceNet(next, `layer ${k + 1} zeroed`, `Every weight of layer ${k + 1} is 0: the same answer for every image, that of the biases.`);
+    replaceNet(next, `layer ${k + 1} zeroed`, `Every weight of layer ${k + 1} is 0: the output depends on the biases only and is the same for every image.`);
   });
   byId("break-rate").addEventListener("click", () => {
     rate.value = 1.5;
     showRate();
     changed("rate");
     if (!training.on) byId("train").click();
-    byId("break-text").textContent = `The learning rate is ${number(learningRate())}: each step leaps over the valley, and the loss goes up instead of down. Watch the tiles.`;
+    byId("break-text").textContent = `The learning rate is ${number(learningRate())}: each step overshoots the minimum, so the loss increases.`;
   });
 
   // The first layer's tiles
@@ -157,20 +157,20 @@ function updatePanel() {
   const count = outputsOf(trained, 0);
   const across = () => Math.max(4, Math.min(count, Math.floor(tiles.clientWidth / (tiles.clientWidth < 500 ? 30 : 46))));
   const shape = () => ({ columns: across(), count });
-  const { pointed } = walkable(tiles, shape, () => (state.layer === 0 ? state.neuron : 0), (i) => chooseNeuron(0, i));
+  const { pointed } = gridCanvas(tiles, shape, () => (state.layer === 0 ? state.neuron : 0), (i) => chooseNeuron(0, i));
   tiles.addEventListener("pointerdown", (event) => pointed(event) >= 0 && chooseNeuron(0, pointed(event)));
   watch(section, ["weights", "neuron"], () => drawTiles(tiles, across()));
 }
 
-/** What learning_rate × ‖gradient‖² says, in words. */
-function promise(less, loss) {
-  const words = `To first order a step takes off learning rate × ‖gradient‖² = ${number(less)}`;
-  return less > loss ? `${words}, more than there is: so large a step leaves the straight line far behind.` : `${words}.`;
+/** Describes the first-order estimate learning rate × ‖gradient‖². */
+function firstOrder(less, loss) {
+  const text = `To first order, a step lowers the loss by learning rate × ‖gradient‖² = ${number(less)}`;
+  return less > loss ? `${text}. This is more than the loss itself: the estimate does not hold for so large a step.` : `${text}.`;
 }
 
-/** The loss along the step's direction, and the straight line that the gradient promises. */
+/** Draws the loss along the gradient's direction, and its first-order estimate. */
 function drawSlope(rate) {
-  const { loss, gradients } = blame();
+  const { loss, gradients } = backwardPass();
   const steepness = squaredNorm(gradients);
   const moved = copyNetwork(net);
   const points = [];
@@ -184,7 +184,7 @@ function drawSlope(rate) {
   const high = Math.max(loss * 1.2, 1e-6, ...finite.map(([, v]) => v));
   const plot = chart(byId("slope"), {
     height: 200, x: [0, far], y: [0, high], left: 58, xText: "learning rate", yText: "loss after the step",
-    says: `The loss of this image after a step, for learning rates up to ${number(far)}: from ${number(loss)} to ${number(points.at(-1)[1])}`,
+    label: `The loss of this image after a step, for learning rates up to ${number(far)}: from ${number(loss)} to ${number(points.at(-1)[1])}`,
     xTicks: [[0, "0"], [rate, number(rate)], [2 * rate, number(2 * rate)]],
     yTicks: [0, high / 2, high].map((v) => [v, number(v, 2)]),
   });
@@ -205,14 +205,14 @@ function drawTraining(history, count) {
   const high = Math.max(0.1, ...finite.map(({ loss }) => loss));
   const plot = chart(byId("train-curve"), {
     height: 200, x: [0, Math.max(100, latest?.step ?? 0)], y: [0, high * 1.05], xText: "steps", yText: "mean loss of these images",
-    says: latest ? `After ${latest.step} steps the mean loss is ${number(latest.loss)}` : "Nothing trained yet",
+    label: latest ? `After ${latest.step} steps the mean loss is ${number(latest.loss)}` : "No training in this page yet",
   });
   const every = Math.ceil(history.length / 400);
   plot.line(history.filter((_, i) => i % every === 0 || i === history.length - 1).map(({ step, loss }) => [step, loss]), { class: "line" });
-  if (!latest) plot.add("text", { x: (plot.left + plot.width) / 2, y: 90, "text-anchor": "middle", class: "axis" }, "press Train, or begin from random weights");
+  if (!latest) plot.add("text", { x: (plot.left + plot.width) / 2, y: 90, "text-anchor": "middle", class: "axis" }, "press Train, or start from random weights");
 }
 
-/** The first layer's weights, 28×28 a neuron, side by side. */
+/** Draws the first layer's weights, one 28×28 tile per neuron. */
 function drawTiles(canvas, across) {
   const count = outputsOf(net, 0);
   const pitch = SIDE + 2;
@@ -221,7 +221,7 @@ function drawTiles(canvas, across) {
   if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
   const image = new ImageData(width, height);
   const pixels = new Uint32Array(image.data.buffer);
-  // A table of colours: the tiles are redrawn at each frame while it trains.
+  // A colour table for speed: the tiles are redrawn every frame during training.
   const table = Uint32Array.from({ length: 513 }, (_, i) => {
     const [r, g, b] = diverging(i - 256, 256);
     return (255 << 24) | (Math.round(b) << 16) | (Math.round(g) << 8) | Math.round(r);

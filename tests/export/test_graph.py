@@ -1,11 +1,8 @@
-import ast
 import copy
 import hashlib
 import json
-import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +12,20 @@ import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 
 from mnist_mlp import load_config, train_model
 from mnist_mlp.errors import CheckFailedError, UsageError
 from mnist_mlp.export import graph
 from mnist_mlp.export.graph import export_onnx, export_program
-from mnist_mlp.export.weights import INPUT, export_safetensors
-from mnist_mlp.runs.checkpoint import Checkpoint, load_checkpoint, weights_sha256
-from mnist_mlp.steps.data import Dataset, load_dataset
-from tests.conftest import REPOSITORY, Outcome
-
-Run = Callable[..., Outcome]
-
-
-@pytest.fixture(scope="module")
-def digits() -> Dataset:
-    return load_dataset("digits")
+from mnist_mlp.export.weights import INPUT
+from mnist_mlp.runs.checkpoint import Checkpoint, load_checkpoint
+from mnist_mlp.steps.data import Dataset
+from tests.conftest import REPOSITORY
 
 
 def trained(folder: Path, *overrides: str) -> Checkpoint:
     config = load_config("digits", ["train.epochs=2", *overrides])
     return load_checkpoint(train_model(config, folder).run_dir or "")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return trained(tmp_path_factory.mktemp("export") / "run")
 
 
 def logits_of(checkpoint: Checkpoint, images: torch.Tensor) -> NDArray[np.float32]:
@@ -51,46 +35,6 @@ def logits_of(checkpoint: Checkpoint, images: torch.Tensor) -> NDArray[np.float3
 
 def digest_holds(content: bytes, said: str) -> bool:
     return hashlib.sha256(content.replace(said.encode(), b"0" * 64, 1)).hexdigest() == said
-
-
-def test_the_readmes_lines_load_the_weights(checkpoint: Checkpoint, digits: Dataset) -> None:
-    """In a process that knows no mnist_mlp."""
-    export_safetensors(checkpoint, Path("digits-001.safetensors"))
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    (block,) = [part for part in readme.split("```") if "load_file(" in part]
-    lines = block.removeprefix("python")
-    assert sum(not isinstance(line, ast.ImportFrom) for line in ast.parse(lines).body) == 3
-    np.save("images.npy", digits.test.images.numpy())
-    script = f"""{lines}
-import sys
-import numpy as np
-import torch
-images = torch.from_numpy(np.load("images.npy"))
-np.save("logits.npy", model(images).detach())
-sys.exit("mnist_mlp" in sys.modules)
-"""
-    subprocess.run([sys.executable, "-c", script], check=True)
-    expected = logits_of(checkpoint, digits.test.images)
-    assert np.array_equal(np.load("logits.npy"), expected)
-
-
-def test_safetensors_says_what_it_is(checkpoint: Checkpoint) -> None:
-    path = Path("weights.safetensors")
-    export_safetensors(checkpoint, path)
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-        assert set(file.keys()) == set(checkpoint.model.state_dict())
-    assert metadata["input"] == INPUT
-    assert json.loads(metadata["layer_sizes"]) == [784, 128, 64, 10]
-    assert json.loads(metadata["classes"]) == list("0123456789")
-    assert float(metadata["test_accuracy"]) == checkpoint.metrics["test_accuracy"]
-    assert metadata["weights_sha256"] == weights_sha256(checkpoint.model)
-    content = path.read_bytes()
-    assert digest_holds(content, metadata["content_sha256"])
-    for position in [*range(0, 2000, 7), *range(2000, len(content), 9973), len(content) - 1]:
-        flipped = bytearray(content)
-        flipped[position] ^= 1 << position % 8
-        assert not digest_holds(bytes(flipped), metadata["content_sha256"])
 
 
 def test_onnx_gives_the_same_logits_for_any_batch(checkpoint: Checkpoint, digits: Dataset) -> None:
@@ -211,18 +155,3 @@ def test_without_the_extra(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UsageError, match=rf"{package} is missing: pip install 'mnist-mlp\[onnx\]'"):
         export_onnx(checkpoint, digits.test.pixels, Path("a.onnx"))
-
-
-def test_the_command(run: Run) -> None:
-    run("train", "--config", "digits", "train.epochs=1", "--quiet")
-    for kind in ("safetensors", "onnx", "pt2", "html"):
-        outcome = run("export", "--format", kind)
-        assert (outcome.code, outcome.err) == (0, "")
-        said = f"runs/digits-001/checkpoints/epoch-001.safetensors -> digits-001.{kind}, "
-        assert outcome.out.splitlines()[-1].startswith(said)
-        assert Path(f"digits-001.{kind}").stat().st_size > 400_000
-    assert run("export", "runs/digits-001", "--format", "pt2", "--output", "no/such").code == 5
-    checkpoint = "runs/digits-001/checkpoints/epoch-001.safetensors"
-    itself = run("export", checkpoint, "--format", "safetensors", "--output", checkpoint)
-    assert itself.code == 2
-    assert run("eval", "--quiet").code == 0
