@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from mnist_mlp.constants import CLASSES
 from mnist_mlp.errors import UsageError
 from mnist_mlp.files import write_atomically
-from mnist_mlp.lesson.claims import gradients
+from mnist_mlp.lesson.measures import gradients
 from mnist_mlp.runs.checkpoint import Checkpoint, run_name, weights_sha256
 from mnist_mlp.steps.backprop import chain_rule, is_linear_relu_stack
 from mnist_mlp.steps.data import Dataset, Split, to_images
