@@ -9,6 +9,7 @@ import io
 import math
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib
@@ -35,24 +36,8 @@ LINES = {
 """The colour, dash and marker of each split."""
 MOST_TILES = 256
 
-_STYLE: dict[str, Any] = {
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.7,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 4.5,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "mnist-mlp",
-    "text.parse_math": False,  # a run's name may contain $
-}
 _PERCENT = FuncFormatter(lambda share, _: f"{100 * share:.6g}%" if share <= 1 else "")
-_styled = matplotlib.style.context(_STYLE, after_reset=True)
+_styled = matplotlib.style.context(Path(__file__).with_name("figures.mplstyle"), after_reset=True)
 
 
 @_styled

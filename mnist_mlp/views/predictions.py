@@ -78,21 +78,15 @@ def calibrate(
         right: (N,), whether the guess is the label.
         bins: The number of bins.
     """
-    edges = np.arange(bins + 1) / bins
-    place = np.searchsorted(edges, confidences, side="left") - 1
+    place = np.searchsorted(np.arange(bins + 1) / bins, confidences, side="left") - 1
     images = np.bincount(place, minlength=bins)
-    confident = np.bincount(place, confidences, minlength=bins)
+    confident = np.bincount(place, confidences, minlength=bins)  # sums, as is the next
     correct = np.bincount(place, right, minlength=bins)
+    columns = (images.tolist(), confident.tolist(), correct.tolist())
     return Calibration(
         expected_error=float(np.abs(correct - confident).sum() / len(right)),
         bins=[
-            Bin(
-                low=float(edges[m]),
-                high=float(edges[m + 1]),
-                images=int(images[m]),
-                confidence=float(confident[m] / images[m]) if images[m] else None,
-                accuracy=float(correct[m] / images[m]) if images[m] else None,
-            )
-            for m in range(bins)
+            Bin(m / bins, (m + 1) / bins, n, p / n if n else None, r / n if n else None)
+            for m, (n, p, r) in enumerate(zip(*columns, strict=True))
         ],
     )

@@ -81,14 +81,11 @@ def show_run(console: Console, events: Iterator["RunEvent"]) -> "RunResult":
     from mnist_mlp.runs.training import RunResult, RunStart
     from mnist_mlp.steps.train import EpochResult
 
-    columns = (
+    with progress.Progress(
         progress.TextColumn("{task.description}"),
         progress.BarColumn(bar_width=4),
         progress.TextColumn("{task.fields[rate]}"),
         progress.TimeRemainingColumn(compact=True),
-    )
-    with progress.Progress(
-        *columns,
         console=console,
         transient=True,
         disable=console.quiet or not console.is_terminal,
@@ -106,13 +103,12 @@ def show_run(console: Console, events: Iterator["RunEvent"]) -> "RunResult":
                 _show_result(console, event)
             else:
                 speed = bar.tasks[task].speed
-                bar.update(
-                    task,
-                    completed=event.examples_seen,
-                    description=f"epoch {event.epoch}/{epochs} update {event.updates:,} "
-                    f"loss {event.loss:.4f} accuracy {event.accuracy:.2%}",
-                    rate=f"{speed / 1000:.1f}k examples/s" if speed else "",
+                rate = f"{speed / 1000:.1f}k examples/s" if speed else ""
+                line = (
+                    f"epoch {event.epoch}/{epochs} update {event.updates:,} "
+                    f"loss {event.loss:.4f} accuracy {event.accuracy:.2%}"
                 )
+                bar.update(task, completed=event.examples_seen, description=line, rate=rate)
     assert isinstance(event, RunResult)  # noqa: S101 - the last event always is
     return event
 
@@ -197,9 +193,8 @@ def show_claims(console: Console, claims: list["Claim"]) -> None:
     """Print a table for each step: what the lesson says, what is computed, and the verdict."""
     for step, title in STEPS.items():
         table = Table(box=box.SIMPLE, title=title, title_justify="left", expand=True)
-        table.add_column("claim", ratio=5)
-        table.add_column("the lesson", ratio=4)
-        table.add_column("computed", ratio=6)
+        for name, ratio in {"claim": 5, "the lesson": 4, "computed": 6}.items():
+            table.add_column(name, ratio=ratio)
         table.add_column("verdict", width=7)
         table.add_column("ok", width=3)
         for claim in claims:
