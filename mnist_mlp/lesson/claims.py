@@ -224,13 +224,13 @@ _add_loss("loss-0.96", "loss = −log P(correct) for P = 0.96", 0.96, "0.04", "0
 _add_loss("loss-0.10", "the same for P = 0.10", 0.10, "2.30", "2.302585")
 
 
-@row("worked-loss", 5, "(follows) the loss of the worked logits with label 7", "0.04")
+@row("worked-loss", 5, "implied: the loss of the worked logits with label 7", "0.04")
 def _(_: Dataset) -> Finding:
     loss = f"{cross_entropy(WORKED, torch.tensor([LABEL, LABEL])).item():.4f}"
     return Finding(loss, "differs", loss == "0.0172", "because the softmax of step 4 differs")
 
 
-@row("untrained-loss", 5, "(follows) an untrained ten-class network scores ln 10", "2.30")
+@row("untrained-loss", 5, "implied: an untrained ten-class network scores ln 10", "2.30")
 def _(data: Dataset) -> Finding:
     loss = cross_entropy(build_mlp(seed=0)(data.test.images), data.test.labels).item()
     return judge(

@@ -58,10 +58,7 @@ def sum_error(p: Tensor) -> float:
 
 
 def gradients(
-    model: nn.Sequential,
-    path: Callable[[nn.Sequential], Backward],
-    images: Tensor,
-    labels: Tensor,
+    model: nn.Sequential, path: Callable[[nn.Sequential], Backward], images: Tensor, labels: Tensor
 ) -> dict[str, Tensor]:
     """The gradient of each parameter by `chain_rule` or `autograd`; also left in `.grad`."""
     path(model)(images, labels)
@@ -121,15 +118,9 @@ def never_learned(data: Dataset, batch_size: int = 64) -> tuple[int, int, int]:
 
 @torch.no_grad()
 def finite_differences(
-    model: nn.Sequential,
-    name: str,
-    gradient: Tensor,
-    images: Tensor,
-    labels: Tensor,
-    most: int,
-    h: float = 1e-5,
+    model: nn.Sequential, name: str, gradient: Tensor, images: Tensor, labels: Tensor, most: int
 ) -> tuple[float, int, int]:
-    """Compare a float64 gradient with (L(w + h) − L(w − h)) / 2h, one parameter at a time.
+    """Compare a float64 gradient with (L(w + h) − L(w − h)) / 2h, entry by entry; h is 1e-5.
 
     If a ReLU switches on or off between w − h and w + h for any example, the loss has a kink there
     and no single slope: that parameter is counted, but not compared.
@@ -141,14 +132,13 @@ def finite_differences(
         images: (B, D).
         labels: (B,).
         most: The largest number of the tensor's entries to try, evenly spaced.
-        h: The distance on each side.
 
     Returns:
         The largest difference as a fraction of the gradient's largest entry; the number of entries
         compared; the number at a kink.
     """
     parameter = model.get_parameter(name).view(-1)
-    worst, compared, kinks = 0.0, 0, 0
+    h, worst, compared, kinks = 1e-5, 0.0, 0, 0
     for position in range(0, parameter.numel(), math.ceil(parameter.numel() / most)):
         value = parameter[position].item()
         losses, active = [], []
