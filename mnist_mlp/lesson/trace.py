@@ -1,16 +1,18 @@
-"""One image through all eight steps, as numbers: what the lesson describes, on a real network.
+"""One image through all eight steps of the lesson, as numbers.
 
-The network's float32 weights are taken as they are; what is computed from them is in float64.
+All results are computed in float64 from the network's float32 weights.
 """
 
 import copy
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mnist_mlp.lesson.measures import gradients
 from mnist_mlp.steps.backprop import autograd, chain_rule, is_linear_relu_stack
 from mnist_mlp.steps.loss import cross_entropy, softmax
 from mnist_mlp.steps.optimizer import build_optimizer
@@ -18,7 +20,7 @@ from mnist_mlp.steps.optimizer import build_optimizer
 
 @dataclass(frozen=True)
 class Layer:
-    """Steps 2-3 at one layer: z = W·a + b, and what the activation (the last: softmax) makes."""
+    """Steps 2-3 in one layer: z = W·a + b, and a = activation(z); for the last layer softmax(z)."""
 
     name: str
     z: Tensor
@@ -27,7 +29,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Factor:
-    """One derivative of Step 6's chain, with what it is in words."""
+    """One derivative in the chain of Step 6, and what it is in words."""
 
     name: str
     meaning: str
@@ -36,7 +38,7 @@ class Factor:
 
 @dataclass(frozen=True)
 class Trace:
-    """All eight steps for one image; tensors without a batch dimension."""
+    """All eight steps for one image; tensors have no batch dimension."""
 
     input: Tensor
     label: int
@@ -50,37 +52,24 @@ class Trace:
     loss_after: float
 
     def to_json(self) -> dict[str, Any]:
-        """Every array whole, as nested lists."""
-        return {
-            "label": self.label,
-            "input": self.input.tolist(),
-            "layers": [
-                {"name": layer.name, "z": layer.z.tolist(), "a": layer.a.tolist()}
-                for layer in self.layers
-            ],
-            "logits": self.logits.tolist(),
-            "probabilities": self.probabilities.tolist(),
-            "loss": self.loss,
-            "factors": [
-                {"name": f.name, "shape": list(f.value.shape), "value": f.value.tolist()}
-                for f in self.factors
-            ],
-            "gradients": {name: gradient.tolist() for name, gradient in self.gradients.items()},
-            "learning_rate": self.learning_rate,
-            "loss_after": self.loss_after,
-        }
+        """The trace in JSON's types, each tensor as nested lists, with the factors' shapes."""
+        values = asdict(self)
+        for factor in values["factors"]:
+            factor["shape"] = list(factor["value"].shape)
+        plain: dict[str, Any] = json.loads(json.dumps(values, default=Tensor.tolist))
+        return plain
 
 
 def trace_image(
     model: nn.Sequential, image: Tensor, label: int, learning_rate: float = 0.1
 ) -> Trace:
-    """Take one image through the steps; the model itself is left as it was.
+    """Take one image through the eight steps, on a copy of the model.
 
     Args:
         model: From `build_mlp`, on the CPU.
-        image: (784,), in [0, 1].
+        image: (D,), in [0, 1].
         label: The true digit.
-        learning_rate: Of the one update of Step 7, plain gradient descent.
+        learning_rate: For the single update of Step 7, which is plain gradient descent.
     """
     model = copy.deepcopy(model).double()
     x, y = image.double().unsqueeze(0), torch.tensor([label])
@@ -91,7 +80,7 @@ def trace_image(
     for name, module in model.named_children():
         if isinstance(module, nn.Linear):
             z = module(a).detach().requires_grad_()
-            a = softmax(z)  # of the last layer; an activation replaces it in the others
+            a = softmax(z)  # the result of the last layer; the others' is their activation's
             layers.append(Layer(name, z[0].detach(), a[0].detach()))
         elif layers:
             a = module(z)
@@ -101,10 +90,10 @@ def trace_image(
 
     factors = list(_factors(model, x[0], layers, slopes, label))
     path = chain_rule if is_linear_relu_stack(model) else autograd
-    loss = cross_entropy(path(model)(x, y), y)
-    gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-    build_optimizer(model.parameters(), "sgd", learning_rate).step()
+    found = gradients(model, path, x, y)
     with torch.no_grad():
+        loss = cross_entropy(model(x), y).item()
+        build_optimizer(model.parameters(), "sgd", learning_rate).step()
         loss_after = cross_entropy(model(x), y).item()
     return Trace(
         input=image,
@@ -112,9 +101,9 @@ def trace_image(
         layers=layers,
         logits=layers[-1].z,
         probabilities=layers[-1].a,
-        loss=loss.item(),
+        loss=loss,
         factors=factors,
-        gradients=gradients,
+        gradients=found,
         learning_rate=learning_rate,
         loss_after=loss_after,
     )
@@ -128,23 +117,19 @@ def _factors(
     last = len(layers)
     by_softmax = torch.zeros_like(p)
     by_softmax[label] = -1 / p[label].clamp_min(torch.finfo(p.dtype).tiny)
+    by_z = p.diag() - torch.outer(p, p)
     yield Factor("∂L/∂softmax", "−1/p at the label, 0 elsewhere", by_softmax)
-    yield Factor(
-        _sub(f"∂softmax/∂z{last}"), "p on the diagonal, less p·pᵀ", p.diag() - torch.outer(p, p)
-    )
-    for k in range(last, 0, -1):
-        a = layers[k - 2].a if k > 1 else x
-        inputs = _sub(f"a{k - 1}") if k > 1 else "x"
-        yield Factor(_sub(f"∂z{k}/∂W{k}"), f"{inputs}, the layer's input", a)
-        if k > 1:
-            W = model.get_parameter(f"{layers[k - 1].name}.weight").detach().clone()
-            yield Factor(_sub(f"∂z{k}/∂a{k - 1}"), _sub(f"W{k}"), W)
-            yield Factor(
-                _sub(f"∂a{k - 1}/∂z{k - 1}"),
-                "the activation's slope, neuron by neuron",
-                slopes[k - 2],
-            )
+    yield Factor(_sub(f"∂softmax/∂z{last}"), "p on the diagonal, less p·pᵀ", by_z)
+    for k in range(last, 1, -1):
+        W = model.get_parameter(f"{layers[k - 1].name}.weight").detach().clone()
+        inputs = _sub(f"a{k - 1}, the layer's input")
+        slope = "the activation's slope, neuron by neuron"
+        yield Factor(_sub(f"∂z{k}/∂W{k}"), inputs, layers[k - 2].a)
+        yield Factor(_sub(f"∂z{k}/∂a{k - 1}"), _sub(f"W{k}"), W)
+        yield Factor(_sub(f"∂a{k - 1}/∂z{k - 1}"), slope, slopes[k - 2])
+    yield Factor("∂z₁/∂W₁", "x, the layer's input", x)
 
 
 def _sub(text: str) -> str:
+    """The text with its digits as subscripts."""
     return text.translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))

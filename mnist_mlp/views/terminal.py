@@ -1,4 +1,4 @@
-"""What people read: runs, evaluations, the lesson's claims, traces, on a terminal or in a pipe."""
+"""Output for people, on a terminal or in a pipe: runs, evaluations, claims, traces."""
 
 import errno
 import logging
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from mnist_mlp.lesson.claims import Claim
+    from mnist_mlp.lesson.table import Claim
     from mnist_mlp.lesson.trace import Trace
     from mnist_mlp.pictures.predict import Prediction
     from mnist_mlp.runs.listing import RunSummary
@@ -27,18 +27,28 @@ if TYPE_CHECKING:
     from mnist_mlp.steps.evaluate import Evaluation
     from mnist_mlp.steps.train import EpochResult
 
+STEPS = {
+    1: "Step 1: input as a vector",
+    2: "Step 2: layer computation",
+    3: "Step 3: stacking layers",
+    4: "Step 4: output as probabilities",
+    5: "Step 5: measuring error",
+    6: "Step 6: computing gradients",
+    7: "Step 7: updating weights",
+    8: "Step 8: repeat",
+    None: "The numbers of GPT-3",
+}
+SHADES = " ░▒▓█"
+
 
 class _Console(Console):
-    """A console that outlives its reader: a closed pipe silences it and stops nothing.
-
-    A closed terminal does the same; it differs in the error that a write ends in.
-    """
+    """A console that goes silent when its pipe or terminal is closed; the program goes on."""
 
     def _check_buffer(self) -> None:
         try:
             super()._check_buffer()
         except OSError as error:
-            if error.errno != errno.EIO:
+            if error.errno != errno.EIO:  # the error of a closed terminal
                 raise
             self.on_broken_pipe()
 
@@ -48,13 +58,13 @@ class _Console(Console):
 
 
 def discard(stream: IO[str]) -> None:
-    """Send what is still to be printed to a stream nowhere, once nobody reads it."""
+    """Send all further output of a stream to /dev/null."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextmanager
 def open_console(json_: bool, quiet: bool) -> Iterator[Console]:
-    """Where people read; the package's log (downloads) goes there too."""
+    """A console on stdout, or on stderr if stdout is for JSON; it prints the package's log too."""
     console = _Console(stderr=json_, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
     logger, handler = logging.getLogger("mnist_mlp"), logging.Handler()
     handler.emit = lambda record: console.print(record.getMessage())  # type: ignore[method-assign]
@@ -67,23 +77,19 @@ def open_console(json_: bool, quiet: bool) -> Iterator[Console]:
 
 
 def show_run(console: Console, events: Iterator["RunEvent"]) -> "RunResult":
-    """Print a run as it happens: a live line on a terminal, a line an epoch everywhere."""
+    """Print a run as it happens: a line per epoch, and on a terminal a live progress line."""
     from mnist_mlp.runs.training import RunResult, RunStart
     from mnist_mlp.steps.train import EpochResult
 
-    columns = (
+    with progress.Progress(
         progress.TextColumn("{task.description}"),
         progress.BarColumn(bar_width=4),
         progress.TextColumn("{task.fields[rate]}"),
         progress.TimeRemainingColumn(compact=True),
-    )
-    live = console.is_terminal and not console.quiet
-    with progress.Progress(
-        *columns,
         console=console,
         transient=True,
-        disable=not live,
-        refresh_per_second=4,  # there is no more news, and drawing takes time from training
+        disable=console.quiet or not console.is_terminal,
+        refresh_per_second=4,  # drawing takes time from training
     ) as bar:
         task = bar.add_task("loading", total=None, rate="")
         for event in events:
@@ -97,13 +103,12 @@ def show_run(console: Console, events: Iterator["RunEvent"]) -> "RunResult":
                 _show_result(console, event)
             else:
                 speed = bar.tasks[task].speed
-                bar.update(
-                    task,
-                    completed=event.examples_seen,
-                    description=f"epoch {event.epoch}/{epochs} update {event.updates:,} "
-                    f"loss {event.loss:.4f} accuracy {event.accuracy:.2%}",
-                    rate=f"{speed / 1000:.1f}k examples/s" if speed else "",
+                rate = f"{speed / 1000:.1f}k examples/s" if speed else ""
+                line = (
+                    f"epoch {event.epoch}/{epochs} update {event.updates:,} "
+                    f"loss {event.loss:.4f} accuracy {event.accuracy:.2%}"
                 )
+                bar.update(task, completed=event.examples_seen, description=line, rate=rate)
     assert isinstance(event, RunResult)  # noqa: S101 - the last event always is
     return event
 
@@ -114,19 +119,19 @@ def _show_start(console: Console, start: "RunStart") -> None:
     examples = ", ".join(f"{count:,} {name}" for name, count in start.examples.items())
     console.print(f"data      {start.dataset}: {examples} examples")
     console.print(f"network   {sizes}, {start.parameters:,} parameters, {config.model.activation}")
-    threads, count = where["threads"], where["processes"]
-    together = f", {count} processes" if count > 1 else ""
+    threads, processes = where["threads"], where["processes"]
     console.print(
         f"training  {config.optimizer.name}, batch size {config.train.batch_size}, "
-        f"{where['backward']}, {where['device']}, {threads} thread{'s' * (threads > 1)}{together}"
+        f"{where['backward']}, {where['device']}, {threads} thread{'s' * (threads > 1)}"
+        + (f", {processes} processes" if processes > 1 else "")
     )
-    helps = {
+    options = {
         "deformed images": any(config.augment.model_dump().values()),
         "batch normalisation": config.model.batch_norm,
         "averaged weights": config.optimizer.average,
     }
-    if any(helps.values()):
-        console.print(f"with      {', '.join(name for name, used in helps.items() if used)}")
+    if any(options.values()):
+        console.print(f"with      {', '.join(name for name, used in options.items() if used)}")
     if start.run_dir:
         resumed = "" if start.resumed_at is None else f", resumed after update {start.resumed_at:,}"
         console.print(f"run       {start.run_dir}{resumed}")
@@ -138,10 +143,9 @@ def _show_epoch(console: Console, row: "EpochResult", epochs: int) -> None:
         f"loss {row.train_loss:.4f}" + ("" if row.epoch else f" (ln 10 = {math.log(10):.4f})"),
         f"accuracy {row.train_accuracy:.2%}",
     ]
-    if row.validation_accuracy is not None:
-        parts.append(f"validation {row.validation_accuracy:.2%}")
-    if row.test_accuracy is not None:
-        parts.append(f"test {row.test_accuracy:.2%}")
+    for split in ("validation", "test"):
+        if (accuracy := getattr(row, f"{split}_accuracy")) is not None:
+            parts.append(f"{split} {accuracy:.2%}")
     if row.epoch:
         parts.append(f"{row.seconds:.1f} s")
     console.print("  ".join(parts))
@@ -155,12 +159,14 @@ def _show_result(console: Console, result: "RunResult") -> None:
     console.print(
         f"{result.dataset} test accuracy {result.test_accuracy:.2%}, loss {result.test_loss:.4f}"
     )
-    saved = f"saved in {result.run_dir}" if result.run_dir else "dry run: all well, nothing kept"
-    console.print(saved)
+    if result.run_dir:
+        console.print(f"saved in {result.run_dir}")
+    else:
+        console.print("dry run: all steps worked; nothing was kept")
 
 
 def show_evaluation(console: Console, evaluation: "Evaluation") -> None:
-    """Loss and accuracy, then a row a digit, then the confusion matrix."""
+    """Print loss and accuracy, a row per digit, and the confusion matrix."""
     console.print(
         f"{evaluation.examples:,} examples  loss {evaluation.loss:.4f}  "
         f"accuracy {evaluation.accuracy:.2%}"
@@ -175,35 +181,20 @@ def show_evaluation(console: Console, evaluation: "Evaluation") -> None:
             Text(str(n) if n else "·", "bold" if k == digit else "") for k, n in enumerate(counts)
         )
         matrix.add_row(str(digit), *cells)
-    for table in (scores, matrix):
-        for column in table.columns:
-            column.justify = "right"
-            column.overflow = "fold"  # a figure is never cut
+    for column in (*scores.columns, *matrix.columns):
+        column.justify = "right"
+        column.overflow = "fold"  # never cut a number
     console.print(scores)
-    console.print("confusion matrix: true digits in rows, what they were read as in columns")
+    console.print("confusion matrix: rows are true digits, columns are predictions")
     console.print(matrix)
 
 
-STEPS = {
-    1: "Step 1: input as a vector",
-    2: "Step 2: layer computation",
-    3: "Step 3: stacking layers",
-    4: "Step 4: output as probabilities",
-    5: "Step 5: measuring error",
-    6: "Step 6: computing gradients",
-    7: "Step 7: updating weights",
-    8: "Step 8: repeat",
-    None: "The numbers of GPT-3",
-}
-
-
 def show_claims(console: Console, claims: list["Claim"]) -> None:
-    """A table of each step: what the lesson says, what is computed, and why they differ."""
+    """Print a table for each step: what the lesson says, what is computed, and the verdict."""
     for step, title in STEPS.items():
         table = Table(box=box.SIMPLE, title=title, title_justify="left", expand=True)
-        table.add_column("claim", ratio=5)
-        table.add_column("the lesson", ratio=4)
-        table.add_column("computed", ratio=6)
+        for name, ratio in {"claim": 5, "the lesson": 4, "computed": 6}.items():
+            table.add_column(name, ratio=ratio)
         table.add_column("verdict", width=7)
         table.add_column("ok", width=3)
         for claim in claims:
@@ -220,7 +211,7 @@ def show_claims(console: Console, claims: list["Claim"]) -> None:
 def show_prediction(
     console: Console, prediction: "Prediction", label: int | None, width: int, whole: bool
 ) -> None:
-    """A line for a picture; with `whole` also what the network saw, and what it says of it."""
+    """Print a line for a picture; if `whole`, also the network's input and its probabilities."""
     verdict = "" if label in (None, prediction.digit) else f"  labelled {label}"
     console.print(
         f"{prediction.file!s:{width}}  {prediction.digit}  {prediction.confidence:7.2%}{verdict}"
@@ -228,11 +219,11 @@ def show_prediction(
     if whole:
         _show_pixels(console, prediction.pixels / 255)
         for digit, p in enumerate(prediction.probabilities):
-            console.print(f"{digit}  {p:7.2%}  {'█' * round(30 * p)}".rstrip())
+            console.print(f"{digit}  {p:7.2%}  {_bar(p)}".rstrip())
 
 
 def show_runs(console: Console, runs: Sequence["RunSummary"]) -> None:
-    """A row a run; the time is that of this machine."""
+    """Print a row per run; dates are in this machine's time zone."""
     if not runs:
         console.print("no runs here yet; begin with: mnist-mlp train --config digits")
         return
@@ -242,26 +233,22 @@ def show_runs(console: Console, runs: Sequence["RunSummary"]) -> None:
     for name in ("epochs", "valid.", "test", "seconds", "last epoch"):
         table.add_column(name, justify="right", no_wrap=True)
     for run in runs:
+        accuracies = (run.validation_accuracy, run.test_accuracy)
         table.add_row(
             str(run.path),
             run.dataset,
             f"{run.epochs}" if run.finished else f"{run.epochs} of {run.epochs_wanted}",
-            _percent(run.validation_accuracy),
-            _percent(run.test_accuracy),
+            *("–" if accuracy is None else f"{accuracy:.2%}" for accuracy in accuracies),
             "–" if run.seconds is None else f"{run.seconds:,.1f}",
             f"{run.last_epoch.astimezone():%Y-%m-%d}" if run.last_epoch else "–",
         )
     console.print(table)
 
 
-def _percent(accuracy: float | None) -> str:
-    return "–" if accuracy is None else f"{accuracy:.2%}"
-
-
 def show_differences(
     console: Console, runs: Sequence["RunSummary"], keys: Mapping[str, Sequence[object]]
 ) -> None:
-    """A row for each key of the configs in which the runs differ."""
+    """Print a row for each config key whose values differ between the runs."""
     if not keys:
         console.print("their configs are the same")
         return
@@ -271,17 +258,8 @@ def show_differences(
     console.print(table)
 
 
-SHADES = " ░▒▓█"
-
-
-def _show_pixels(console: Console, image: "Tensor | NDArray[np.float64]") -> None:
-    """An image (28, 28) in [0, 1] as blocks, two characters a pixel."""
-    for row in image.tolist():
-        console.print("".join(2 * SHADES[round(4 * pixel)] for pixel in row).rstrip())
-
-
 def show_trace(console: Console, trace: "Trace") -> None:
-    """The eight steps as a person reads them: a few values of each array, and its size."""
+    """Print the eight steps: of each array a few values and its size."""
 
     def heading(step: int | str, text: str) -> None:
         console.print(f"\nStep {step}: {text}")
@@ -295,37 +273,47 @@ def show_trace(console: Console, trace: "Trace") -> None:
     for layer in trace.layers:
         console.print(f"{layer.name}  z ({len(layer.z)}) = {_values(layer.z)}")
         if layer is not trace.layers[-1]:
-            fired = int((layer.a > 0).sum())
-            console.print(f"{'':{len(layer.name)}}  a ({len(layer.a)}) = {_values(layer.a)}")
-            console.print(f"{'':{len(layer.name)}}  {fired} of {len(layer.a)} neurons fired")
+            indent = " " * len(layer.name)
+            active = int((layer.a > 0).sum())
+            console.print(f"{indent}  a ({len(layer.a)}) = {_values(layer.a)}")
+            console.print(f"{indent}  {active} of {len(layer.a)} neurons fired")
 
     heading(4, "p = softmax(logits)")
     for digit, (logit, p) in enumerate(zip(trace.logits, trace.probabilities, strict=True)):
         true = "  <- the true label" if digit == trace.label else ""
-        bar = "█" * round(30 * float(p))
-        console.print(f"{digit}  logit {float(logit):8.4f}  p {float(p):.4f}  {bar}{true}")
+        console.print(f"{digit}  logit {logit:8.4f}  p {p:.4f}  {_bar(float(p))}{true}")
 
     heading(5, f"loss = −log p[{trace.label}]")
-    console.print(f"−log {float(trace.probabilities[trace.label]):.6f} = {trace.loss:.6f}")
+    console.print(f"−log {trace.probabilities[trace.label]:.6f} = {trace.loss:.6f}")
 
     heading(6, "the chain rule, from the loss back to W₁")
     for factor in trace.factors:
-        shape = " × ".join(map(str, factor.value.shape))
-        console.print(f"{factor.name:12} ({shape}) {factor.meaning}")
-        console.print(f"{'':12} norm {float(factor.value.norm()):.4g}, {_values(factor.value)}")
+        console.print(f"{factor.name:12} {_shape(factor.value)} {factor.meaning}")
+        console.print(f"{'':12} norm {factor.value.norm():.4g}, {_values(factor.value)}")
     for name, gradient in trace.gradients.items():
-        shape = " × ".join(map(str, gradient.shape))
-        console.print(f"∂L/∂({name})  ({shape})  norm {float(gradient.norm()):.4g}")
+        console.print(f"∂L/∂({name})  {_shape(gradient)}  norm {gradient.norm():.4g}")
 
     heading(7, f"W ← W − {trace.learning_rate:g} × ∂L/∂W, b likewise")
     squared = sum(float(gradient.square().sum()) for gradient in trace.gradients.values())
-    console.print(
-        f"to first order the loss falls by learning_rate × ‖gradient‖² = "
-        f"{trace.learning_rate * squared:.4g}"
-    )
+    fall = trace.learning_rate * squared
+    console.print(f"to first order the loss falls by learning_rate × ‖gradient‖² = {fall:.4g}")
 
     heading(8, "once more, after the update")
     console.print(f"loss {trace.loss:.6f} before, {trace.loss_after:.6f} after")
+
+
+def _show_pixels(console: Console, image: "Tensor | NDArray[np.float64]") -> None:
+    """Print an image (28, 28) in [0, 1] as blocks, two characters per pixel."""
+    for row in image.tolist():
+        console.print("".join(2 * SHADES[round(4 * pixel)] for pixel in row).rstrip())
+
+
+def _bar(p: float) -> str:
+    return "█" * round(30 * p)
+
+
+def _shape(tensor: "Tensor") -> str:
+    return f"({' × '.join(map(str, tensor.shape))})"
 
 
 def _values(tensor: "Tensor", most: int = 5) -> str:

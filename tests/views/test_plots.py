@@ -1,11 +1,6 @@
 import csv
-import hashlib
 import io
 import json
-import os
-import subprocess
-import sys
-import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,30 +10,17 @@ import pytest
 import sklearn.metrics
 import torch
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
 from mnist_mlp.config import load_config
 from mnist_mlp.runs.checkpoint import Checkpoint, load_checkpoint
-from mnist_mlp.runs.training import load_config_dataset, train_model
+from mnist_mlp.runs.training import load_config_dataset, metrics_of, train_model
 from mnist_mlp.steps.data import Dataset, Split, load_dataset
 from mnist_mlp.steps.evaluate import evaluate_model
-from mnist_mlp.steps.model import build_mlp
 from mnist_mlp.steps.train import EpochResult
-from mnist_mlp.views.plots import (
-    Mistake,
-    Picture,
-    calibrate,
-    draw_confusion_matrix,
-    draw_curves,
-    draw_digits,
-    draw_mistakes,
-    draw_pictures,
-    draw_tiles,
-    find_mistakes,
-    render,
-)
+from mnist_mlp.views.plots import Picture, draw_pictures
+from tests.views.drawn import sheet_of, texts
 
 WORDS = {
     "curves": ["Loss", "Accuracy", "cross-entropy (nats, log scale)", "epoch (0: untrained)",
@@ -65,8 +47,7 @@ def data(checkpoint: Checkpoint) -> Dataset:
 
 @pytest.fixture(scope="module")
 def rows(checkpoint: Checkpoint) -> list[EpochResult]:
-    lines = (checkpoint.path.parent.parent / "metrics.jsonl").read_text().splitlines()
-    return [EpochResult(**json.loads(line)) for line in lines]
+    return metrics_of(checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -78,19 +59,6 @@ def pictures(
 
 
 Pictures = dict[str, tuple[Picture, dict[str, bytes]]]
-
-
-def texts(svg: bytes) -> list[str]:
-    """What can be read in an SVG, as text and not as outlines."""
-    found = ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")
-    return ["".join(element.itertext()) for element in found]
-
-
-def sheet_of(figure: Figure) -> NDArray[np.float64]:
-    """All tiles as drawn; NaN between."""
-    array = figure.axes[0].images[0].get_array()
-    assert array is not None
-    return np.ma.MaskedArray(array).filled(np.nan)
 
 
 def table(pictures: Pictures, stem: str) -> list[dict[str, str]]:
@@ -145,24 +113,6 @@ def test_the_same_run_draws_the_same_bytes_whatever_the_style(
     assert again == {stem: files for stem, (_, files) in pictures.items()}
 
 
-def test_another_process_draws_the_same_bytes_without_pyplot() -> None:
-    code = """
-import hashlib, sys
-from mnist_mlp.views.plots import draw_confusion_matrix, render
-figure = draw_confusion_matrix([[5, 1], [0, 7]], "here")
-print(hashlib.sha256(render(figure, "svg") + render(figure, "png")).hexdigest())
-print("matplotlib.pyplot" in sys.modules)
-"""
-    process = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        env=os.environ | {"PYTHONHASHSEED": "7", "MPLBACKEND": "tkagg"},
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    figure = draw_confusion_matrix([[5, 1], [0, 7]], "here")
-    content = render(figure, "svg") + render(figure, "png")
-    assert process.stdout.split() == [hashlib.sha256(content).hexdigest(), "False"], process.stderr
-
-
 def test_the_numbers_of_the_curves_are_the_rows(
     pictures: Pictures, rows: list[EpochResult]
 ) -> None:
@@ -171,34 +121,6 @@ def test_the_numbers_of_the_curves_are_the_rows(
     for line, row in zip(written, rows, strict=True):
         for name, value in line.items():
             assert float(value) == getattr(row, name)
-
-
-def test_the_curves_are_drawn_where_the_rows_are(rows: list[EpochResult]) -> None:
-    loss, accuracy, closer = draw_curves(rows, "here").axes
-    for panel, what, first in (
-        (loss, "loss", 0),
-        (accuracy, "accuracy", 0),
-        (closer, "accuracy", 1),
-    ):
-        drawn = [line.get_xydata() for line in panel.lines]
-        for split in ("train", "validation", "test"):
-            points = [[row.epoch, getattr(row, f"{split}_{what}")] for row in rows[first:]]
-            assert any(np.array_equal(line, points) for line in drawn), (what, split)
-
-
-def test_what_was_not_evaluated_is_not_drawn(rows: list[EpochResult]) -> None:
-    few = [
-        replace(row, validation_loss=None, validation_accuracy=None, test_loss=None) for row in rows
-    ]
-    written = texts(render(draw_curves(few, "here"), "svg"))
-    assert "train, before each update" in written
-    assert not {"validation", "test"} & set(written)
-
-
-def test_the_curves_of_a_network_that_was_never_updated(rows: list[EpochResult]) -> None:
-    written = texts(render(draw_curves(rows[:1], "here"), "svg"))
-    assert "untrained" in written
-    assert "Accuracy from epoch 1 on" not in written
 
 
 def test_the_confusion_matrix_is_the_evaluations(
@@ -231,13 +153,6 @@ def test_the_accuracy_of_each_digit(
         assert f"{correct / support:.2%}" in words
 
 
-def test_a_digit_without_images_is_drawn() -> None:
-    scores = evaluate_model(
-        build_mlp((784, 10), seed=0), torch.zeros(2, 784), torch.tensor([1, 1])
-    ).per_class
-    assert texts(render(draw_digits(scores, "here"), "svg")).count("0 of 0") == 9
-
-
 def test_the_most_confident_mistakes_come_first(
     pictures: Pictures, checkpoint: Checkpoint, data: Dataset
 ) -> None:
@@ -256,32 +171,6 @@ def test_the_most_confident_mistakes_come_first(
     assert f"{first['label']} read as {first['guess']}" in words
     assert f"{float(first['confidence']):.2%} sure" in words
     assert f"Most confidently wrong: 30 of {len(wrong)}" in words
-
-
-def test_a_mistake_is_drawn_with_its_own_image() -> None:
-    pixels = torch.zeros(3, 784, dtype=torch.uint8)
-    pixels[2, 5] = 255
-    split = Split(pixels, torch.tensor([0, 1, 2]))
-    figure = draw_mistakes([Mistake(2, 2, 7, 0.5)], split, 1, "here")
-    drawn = [image for axes in figure.axes for image in axes.images]
-    assert len(drawn) == 1
-    assert np.array_equal(np.asarray(drawn[0].get_array()).ravel(), pixels[2].numpy())
-
-
-def test_no_mistakes() -> None:
-    assert find_mistakes(np.eye(10), np.arange(10)) == []
-    split = Split(torch.zeros(1, 784, dtype=torch.uint8), torch.tensor([0]))
-    assert "every image was read right" in texts(render(draw_mistakes([], split, 0, "x"), "svg"))
-
-
-def test_the_calibration_error_by_hand() -> None:
-    found = calibrate(np.array([0.5, 0.6, 0.9, 1.0]), np.array([True, False, True, True]), bins=2)
-    low, high = found.bins  # 0.5 belongs to the first
-    assert (low.images, low.confidence, low.accuracy) == (1, 0.5, 1.0)
-    assert high.images == 3
-    assert high.confidence == pytest.approx(2.5 / 3)
-    assert high.accuracy == pytest.approx(2 / 3)
-    assert found.expected_error == pytest.approx(1 / 4 * 0.5 + 3 / 4 * (2.5 - 2) / 3)
 
 
 def test_the_calibration_of_the_network(
@@ -327,22 +216,6 @@ def test_the_tiles_are_the_weights_on_one_symmetric_scale(
     assert np.array_equal(sheet[1:29, 1:29].ravel(), weights[0])
     assert np.array_equal(sheet[30:58, 30:58].ravel(), weights[17])  # second line, second column
     assert np.isnan(sheet[29]).all()
-
-
-@pytest.mark.parametrize(
-    ("neurons", "title"),
-    [(3, "First-layer weights"), (300, "First-layer weights: the first 256 of 300")],
-)
-def test_tiles_of_any_number(neurons: int, title: str) -> None:
-    weights = build_mlp((784, neurons, 10), seed=0).get_parameter("layer1.weight").detach().numpy()
-    figure = draw_tiles(weights, "here")
-    assert title in texts(render(figure, "svg"))
-    assert np.isfinite(sheet_of(figure)).sum() == min(neurons, 256) * 784
-
-
-def test_weights_of_zero_have_a_scale() -> None:
-    figure = draw_tiles(np.zeros((2, 784), dtype=np.float32), "here")
-    assert figure.axes[0].images[0].get_clim() == (-1, 1)
 
 
 def test_a_run_may_have_any_name(checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -1,19 +1,17 @@
-import json
+import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-import torch
 
 from mnist_mlp.config import load_config
 from mnist_mlp.runs.checkpoint import Checkpoint, load_checkpoint, weights_sha256
-from mnist_mlp.runs.training import load_config_dataset, train_model
+from mnist_mlp.runs.training import load_config_dataset, metrics_of, train_model
 from mnist_mlp.steps.data import Dataset, Split
 from mnist_mlp.steps.evaluate import evaluate_model
 from mnist_mlp.steps.train import EpochResult
-from mnist_mlp.views.report import Check, check_network, write_report
+from mnist_mlp.views.report import report_on
 from tests.conftest import Outcome
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -62,58 +60,46 @@ def data(checkpoint: Checkpoint) -> Dataset:
 
 @pytest.fixture(scope="module")
 def rows(checkpoint: Checkpoint) -> list[EpochResult]:
-    lines = (checkpoint.path.parent.parent / "metrics.jsonl").read_text().splitlines()
-    return [EpochResult(**json.loads(line)) for line in lines]
+    return metrics_of(checkpoint)
 
 
 @pytest.fixture(scope="module")
-def written(checkpoint: Checkpoint, data: Dataset, rows: list[EpochResult]) -> list[Path]:
-    run_dir = checkpoint.path.parent.parent
-    return write_report(checkpoint, data, rows, run_dir / "plots", run_dir / "report.html")
+def page(checkpoint: Checkpoint, data: Dataset) -> Path:
+    return report_on(checkpoint, data)
 
 
-def checks(checkpoint: Checkpoint, data: Dataset, rows: list[EpochResult]) -> dict[str, Check]:
-    test = evaluate_model(checkpoint.model, *data.test)
-    return {check.claim: check for check in check_network(checkpoint, data, rows, test)}
-
-
-def check(found: dict[str, Check], words: str) -> Check:
-    (claim,) = (claim for claim in found if words in claim)
-    return found[claim]
-
-
-def test_every_file_is_there_and_no_other(written: list[Path]) -> None:
-    page, *pictures = written
+def test_every_file_is_there_and_no_other(page: Path, checkpoint: Checkpoint) -> None:
+    assert page == checkpoint.path.parent.parent / "report.html"
     stems = ("curves", "digits", "confusion-matrix", "mistakes", "calibration", "tiles")
+    pictures = list((page.parent / "plots").iterdir())
     assert len(pictures) == 3 * len(stems)
     assert {path.stem for path in pictures} == set(stems)
-    assert set(pictures) == set((page.parent / "plots").iterdir())
     assert not list(page.parent.glob(".*.tmp"))
 
 
-def test_the_page_needs_nothing_and_runs_nothing(written: list[Path]) -> None:
-    html = written[0].read_text()
-    page = Page(html)
+def test_the_page_needs_nothing_and_runs_nothing(page: Path) -> None:
+    html = page.read_text()
+    parsed = Page(html)
     assert "http://" not in html.replace("http://127.0.0.1:9/a.css", "")  # shown, as text
     assert "https://" not in html
-    names = {tag for tag, _ in page.tags}
+    names = {tag for tag, _ in parsed.tags}
     assert not names & {"script", "link", "iframe", "object", "base", "form"}
     assert {
-        key for _, attributes in page.tags for key in attributes if key.startswith("on")
+        key for _, attributes in parsed.tags for key in attributes if key.startswith("on")
     } == set()
-    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    images = [attributes for tag, attributes in parsed.tags if tag == "img"]
     assert len(images) == 6
     for image in images:
         assert (image["src"] or "").startswith(
             ("data:image/svg+xml;base64,", "data:image/png;base64,")
         )
         assert image["alt"]
-    policy = [a["content"] for tag, a in page.tags if tag == "meta" and "http-equiv" in a]
+    policy = [a["content"] for tag, a in parsed.tags if tag == "meta" and "http-equiv" in a]
     assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
 
 
-def test_what_a_run_is_called_is_only_text(written: list[Path]) -> None:
-    html = written[0].read_text()
+def test_what_a_run_is_called_is_only_text(page: Path) -> None:
+    html = page.read_text()
     assert "<img src=x" not in html
     assert "</pre><script>" not in html
     assert "<h1>&lt;img src=x onerror=alert(1)&gt;&amp;&quot;&#x27;</h1>" in html
@@ -121,9 +107,9 @@ def test_what_a_run_is_called_is_only_text(written: list[Path]) -> None:
 
 
 def test_the_page_has_the_runs_numbers(
-    written: list[Path], checkpoint: Checkpoint, data: Dataset, rows: list[EpochResult]
+    page: Path, checkpoint: Checkpoint, data: Dataset, rows: list[EpochResult]
 ) -> None:
-    text = Page(written[0].read_text()).text
+    text = Page(page.read_text()).text
     test = evaluate_model(checkpoint.model, *data.test)
     for words in [
         f"{test.accuracy:.2%}", f"{test.loss:.4f} nats", "784-128-64-10, relu", "109,386",
@@ -143,96 +129,49 @@ def test_the_page_has_the_runs_numbers(
         assert "".join(cells) in text
 
 
-def test_the_checks_hold_on_a_sound_network_and_leave_it_alone(
-    checkpoint: Checkpoint, data: Dataset, rows: list[EpochResult]
-) -> None:
-    before = weights_sha256(checkpoint.model)
-    found = checks(checkpoint, data, rows)
-    assert [c.holds for c in found.values()] == [True] * 9
-    assert [c.step for c in found.values()] == [1, 2, 3, 4, 5, 6, 7, 8, 8]
-    assert weights_sha256(checkpoint.model) == before
-    assert all(p.grad is None and p.dtype == torch.float32 for p in checkpoint.model.parameters())
-
-
-def test_the_checks_see_what_is_wrong(
-    checkpoint: Checkpoint, data: Dataset, rows: list[EpochResult]
-) -> None:
-    dark = data._replace(train=data.train._replace(pixels=data.train.pixels // 2))
-    assert check(checks(checkpoint, dark, rows), "black to white").holds is False
-    odd = [replace(rows[0], train_loss=2.5), *rows[1:]]
-    assert check(checks(checkpoint, data, odd), "ln 10").holds is False
-    assert not any("ln 10" in claim for claim in checks(checkpoint, data, []))
-
-    other = load_checkpoint(checkpoint.path)
-    with torch.no_grad():
-        other.model.get_parameter("layer3.bias")[4] += 100.0
-    found = checks(other, data, rows)
-    assert check(found, "that training recorded").holds is False
-    assert check(found, "in its file").holds is False
-
-    within = replace(checkpoint, update=checkpoint.update + 1)  # whose accuracy nobody recorded
-    assert not any("recorded" in claim for claim in checks(within, data, rows))
-
-
-def test_another_network_is_not_held_to_the_lessons_numbers(tmp_path: Path) -> None:
-    overrides = ["model.layer_sizes=[784,10]", "model.activation=tanh", "train.epochs=1"]
-    train_model(load_config("digits", overrides), tmp_path / "one-layer")
-    checkpoint = load_checkpoint(tmp_path / "one-layer")
-    data = load_config_dataset(checkpoint.config)
-    found = checks(checkpoint, data, [])
-    assert check(found, "numbers of the network").holds is None
-    assert check(found, "stacked layers").holds is None
-    assert check(found, "∂L/∂W").holds is True  # no activation: the formula covers it
-
-    overrides = ["model.layer_sizes=[784,20,10]", "model.activation=tanh", "train.epochs=1"]
-    train_model(load_config("digits", overrides), tmp_path / "tanh")
-    found = checks(load_checkpoint(tmp_path / "tanh"), data, [])
-    assert check(found, "∂L/∂W").holds is None
-    assert check(found, "stacked layers").holds is True
-    assert check(found, "small step").holds is True
-
-
 def test_without_metrics_there_are_no_curves(
     checkpoint: Checkpoint, data: Dataset, tmp_path: Path
 ) -> None:
     few = data._replace(test=Split(*(t[:20] for t in data.test)))
-    files = write_report(checkpoint, few, [], tmp_path / "a" / "plots", tmp_path / "b" / "x.html")
-    assert len(files) == 16
-    assert not any("curves" in path.name for path in files)
-    text = Page(files[0].read_text()).text
+    lone = shutil.copy(checkpoint.path, tmp_path / "lone.safetensors")
+    page = report_on(load_checkpoint(lone), few, tmp_path / "new")
+    pictures = list((tmp_path / "new" / "plots").iterdir())
+    assert len(pictures) == 15
+    assert not any("curves" in path.name for path in pictures)
+    text = Page(page.read_text()).text
     assert "No metrics.jsonl lies beside this checkpoint: no curves." in text
 
 
 def test_a_file_in_the_way(checkpoint: Checkpoint, data: Dataset, tmp_path: Path) -> None:
     (tmp_path / "plots").write_text("mine")
     with pytest.raises(OSError, match="plots"):
-        write_report(checkpoint, data, [], tmp_path / "plots", tmp_path / "report.html")
+        report_on(checkpoint, data, tmp_path)
     assert (tmp_path / "plots").read_text() == "mine"
     assert not (tmp_path / "report.html").exists()
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="no Chromium here")
-def test_it_opens_in_a_browser_without_a_request(written: list[Path]) -> None:
+def test_it_opens_in_a_browser_without_a_request(page: Path) -> None:
     from playwright.sync_api import sync_playwright
 
-    address = written[0].as_uri()
+    address = page.as_uri()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page()
+        tab = browser.new_page()
         heard: list[str] = []
-        page.on("request", lambda request: heard.append(request.url))
-        page.on("console", lambda message: heard.append(message.text))
-        page.on("pageerror", lambda error: heard.append(str(error)))
-        page.on("dialog", lambda dialog: heard.append(dialog.message))
-        page.goto(address)
+        tab.on("request", lambda request: heard.append(request.url))
+        tab.on("console", lambda message: heard.append(message.text))
+        tab.on("pageerror", lambda error: heard.append(str(error)))
+        tab.on("dialog", lambda dialog: heard.append(dialog.message))
+        tab.goto(address)
         assert heard == [address]
-        assert page.title() == f"{HOSTILE} · mnist-mlp"
-        widths = page.evaluate("[...document.images].map(image => image.naturalWidth)")
+        assert tab.title() == f"{HOSTILE} · mnist-mlp"
+        widths = tab.evaluate("[...document.images].map(image => image.naturalWidth)")
         assert len(widths) == 6
         assert min(widths) > 300
         for width in (390, 1400):
-            page.set_viewport_size({"width": width, "height": 900})
-            assert page.evaluate("document.documentElement.scrollWidth") == width
+            tab.set_viewport_size({"width": width, "height": 900})
+            assert tab.evaluate("document.documentElement.scrollWidth") == width
         browser.close()
 
 

@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
+from mnist_mlp.config import load_config
 from mnist_mlp.errors import UsageError
-from mnist_mlp.steps.data import load_dataset
+from mnist_mlp.runs.training import RunEvent, RunResult, RunStart
 from mnist_mlp.steps.model import build_mlp
 from mnist_mlp.steps.train import EpochResult
-from mnist_mlp.views.tensorboard import Board
+from mnist_mlp.views.tensorboard import with_board
 from tests.conftest import Outcome
 
 ROW = EpochResult(
@@ -34,12 +35,31 @@ def points(events: EventAccumulator, tag: str) -> list[tuple[int, float]]:
     return [(e.step, e.value) for e in events.Scalars(tag)]
 
 
+def write(run_dir: Path | None, *events: RunEvent) -> None:
+    """Let events of a run on the digits pass by TensorBoard."""
+    start = RunStart(
+        run_dir=run_dir, config=load_config("digits"), dataset="digits", examples={},
+        parameters=109_386, environment={}, resumed_at=None,
+    )  # fmt: skip
+    assert list(with_board(iter([start, *events]))) == [start, *events]
+
+
+def rows(*epochs: int) -> list[EpochResult]:
+    return [replace(ROW, epoch=epoch, train_loss=epoch) for epoch in epochs]
+
+
+def result(run_dir: Path) -> RunResult:
+    return RunResult(
+        run_dir=run_dir, dataset="digits", epochs=3, updates=3, examples_seen=3, initial_loss=2.0,
+        train_loss=1.0, validation_accuracy=None, test_loss=1.0, test_accuracy=0.5, seconds=1.0,
+        parameters=109_386, weights_sha256="", model=build_mlp(seed=0),
+    )  # fmt: skip
+
+
 def test_rows_become_scalars(tmp_path: Path) -> None:
-    with Board(tmp_path / "board") as board:
-        assert not (tmp_path / "board").exists()
-        board.add_row(ROW)
-        board.add_row(replace(ROW, epoch=1, train_loss=0.5, test_loss=None, test_accuracy=None))
-    events = read(tmp_path / "board")
+    second = replace(ROW, epoch=1, train_loss=0.5, test_loss=None, test_accuracy=None)
+    write(tmp_path, ROW, second)
+    events = read(tmp_path / "tensorboard")
     assert points(events, "loss/train") == [(0, 2.25), (1, 0.5)]
     assert points(events, "accuracy/train") == [(0, 0.125), (1, 0.125)]
     assert points(events, "loss/test") == [(0, 2.5)]
@@ -51,35 +71,29 @@ def test_rows_become_scalars(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("first", [0, 2])
 def test_a_resumed_run_has_each_point_once(tmp_path: Path, first: int) -> None:
-    with Board(tmp_path) as board:
-        for epoch in range(4):
-            board.add_row(replace(ROW, epoch=epoch, train_loss=epoch))
-    with Board(tmp_path) as board:
-        for epoch in range(first, 6):
-            board.add_row(replace(ROW, epoch=epoch, train_loss=epoch))
-    assert len(list(tmp_path.iterdir())) == 2
-    assert points(read(tmp_path), "loss/train") == [(epoch, epoch) for epoch in range(6)]
+    write(tmp_path, *rows(*range(4)))
+    write(tmp_path, *rows(*range(first, 6)))
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 2
+    found = points(read(tmp_path / "tensorboard"), "loss/train")
+    assert found == [(epoch, epoch) for epoch in range(6)]
 
 
 def test_pictures_at_the_end(tmp_path: Path) -> None:
-    model, test = build_mlp(seed=0), load_dataset("digits").test
-    with Board(tmp_path / "none") as board:
-        board.add_pictures(model, test, "some-run")
-    assert not (tmp_path / "none").exists()
-
-    with Board(tmp_path / "board") as board:
-        board.add_row(replace(ROW, epoch=3))
-        board.add_pictures(model, test, "some-run")
-    events = read(tmp_path / "board")
-    assert events.Tags()["images"] == [
-        "layer1/weights", "confusion_matrix",
-    ]  # fmt: skip
+    write(tmp_path, *rows(3), result(tmp_path))
+    events = read(tmp_path / "tensorboard")
+    assert events.Tags()["images"] == ["layer1/weights", "confusion_matrix"]
     for tag in ("layer1/weights", "confusion_matrix"):
         (event,) = events.Images(tag)
         image = Image.open(io.BytesIO(event.encoded_image_string))
         assert event.step == 3
         assert image.width > 900
         assert len(image.getcolors(1 << 24) or []) > 100
+
+
+def test_nothing_is_written_without_a_row_or_a_run_directory(tmp_path: Path) -> None:
+    write(tmp_path, result(tmp_path))
+    write(None, *rows(0, 1), result(tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_and_its_end(run: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,8 +113,7 @@ def test_a_run_and_its_end(run: Callable[..., Outcome], monkeypatch: pytest.Monk
     assert not Path("runs/digits-002").exists()
 
 
-def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UsageError, match=r"pip install 'mnist-mlp\[tensorboard\]'"):
-        Board(tmp_path / "board")
-    assert not (tmp_path / "board").exists()
+        next(with_board(iter([ROW])))

@@ -1,0 +1,92 @@
+"""A network's predictions on a split: their probabilities, the mistakes, the calibration."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mnist_mlp.steps.data import to_images
+from mnist_mlp.steps.evaluate import CHUNK
+from mnist_mlp.steps.loss import softmax
+
+
+@torch.no_grad()
+def predict_probabilities(model: nn.Module, pixels: Tensor) -> NDArray[np.float64]:
+    """The softmax (N, C), in float64, of a network's logits for pixels (N, D)."""
+    logits = [model(to_images(chunk)) for chunk in torch.split(pixels, CHUNK)]
+    return softmax(torch.cat(logits).double()).numpy()
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A misread image: its index in the split, and the probability of the wrong guess."""
+
+    index: int
+    label: int
+    guess: int
+    confidence: float
+
+
+def find_mistakes(
+    p: NDArray[np.float64], labels: NDArray[np.int64], most: int = 30
+) -> list[Mistake]:
+    """The misread images with the highest confidence, in descending order.
+
+    Args:
+        p: Probabilities (N, C).
+        labels: (N,).
+        most: The largest number to return.
+    """
+    guesses, confidences = p.argmax(axis=1), p.max(axis=1)
+    wrong = np.flatnonzero(guesses != labels)
+    order = wrong[np.argsort(-confidences[wrong], kind="stable")][:most]
+    return [Mistake(int(k), int(labels[k]), int(guesses[k]), float(confidences[k])) for k in order]
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The images with a confidence in (low, high]; an empty bin has no means."""
+
+    low: float
+    high: float
+    images: int
+    confidence: float | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Confidence against accuracy, by bin, and the expected calibration error, from 0 to 1."""
+
+    expected_error: float
+    bins: list[Bin]
+
+
+def calibrate(
+    confidences: NDArray[np.float64], right: NDArray[np.bool_], bins: int = 15
+) -> Calibration:
+    """Compare a network's confidence with its accuracy.
+
+    The expected calibration error is Σ (images in the bin / all images) × |accuracy − mean
+    confidence|, over bins of equal width (Guo et al., On Calibration of Modern Neural Networks,
+    ICML 2017, equation 3, with 15 bins).
+
+    Args:
+        confidences: (N,), the probability of each guess.
+        right: (N,), whether the guess is the label.
+        bins: The number of bins.
+    """
+    place = np.searchsorted(np.arange(bins + 1) / bins, confidences, side="left") - 1
+    images = np.bincount(place, minlength=bins)
+    confident = np.bincount(place, confidences, minlength=bins)  # sums, as is the next
+    correct = np.bincount(place, right, minlength=bins)
+    columns = (images.tolist(), confident.tolist(), correct.tolist())
+    return Calibration(
+        expected_error=float(np.abs(correct - confident).sum() / len(right)),
+        bins=[
+            Bin(m / bins, (m + 1) / bins, n, p / n if n else None, r / n if n else None)
+            for m, (n, p, r) in enumerate(zip(*columns, strict=True))
+        ],
+    )
