@@ -4,10 +4,9 @@
     python scripts/faults.py kills disk # some of them
 
 `tests/test_faults.py` tries the same less often. An outcome that is not as promised ends in an
-AssertionError. The program runs in processes forked from one that has imported torch and has no
-thread, so that a kill costs no import; what such a process is told to do to itself (to fail a
-write, to say that a save begins) replaces functions at the edge of the program, never a decision
-of its.
+AssertionError. The program runs in forked processes (scripts/forked.py), so that a kill costs no
+import; what such a process is told to do to itself (to fail a write, to say that a save begins)
+replaces functions at the edge of the program, never a decision of its.
 """
 
 import contextlib
@@ -17,7 +16,6 @@ import hashlib
 import http.server
 import io
 import json
-import multiprocessing
 import os
 import pickle
 import random
@@ -33,7 +31,6 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from multiprocessing import forkserver
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, NamedTuple
@@ -44,8 +41,9 @@ import torch
 import typer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for the other scripts
+
 from mnist_mlp import files
-from mnist_mlp.__main__ import main as program
 from mnist_mlp.config import load_config
 from mnist_mlp.errors import CheckpointError, DataError
 from mnist_mlp.runs import training as run_module
@@ -60,14 +58,7 @@ from mnist_mlp.signals import STOP_SIGNALS
 from mnist_mlp.steps import data
 from mnist_mlp.steps import train as train_module
 from mnist_mlp.updates import fused as updates_module
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    [
-        "mnist_mlp.cli", "mnist_mlp.runs.training", "sklearn.datasets", "sklearn.model_selection",
-        "torchvision.datasets.mnist",
-    ]
-)  # fmt: skip
+from scripts.forked import CONTEXT, TIMEOUT_S, Hook, Mark, Outcome, Program
 
 RUN = (
     "--config", "digits", "train.epochs=30", "train.batch_size=20", "optimizer.momentum=0.9",
@@ -76,87 +67,6 @@ RUN = (
 FUSED = "optimizer.momentum=0.0"
 """Makes the run's updates those of plain gradient descent, which have a code of their own."""
 UPDATES_PER_EPOCH = 65
-LONGEST_S = 60.0
-"""No outcome takes so long; a process that does hangs."""
-
-Mark = Callable[[str], None]
-Hook = Callable[[Mark], None]
-
-
-class Outcome(NamedTuple):
-    """How a process ended, and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-    def expect(self, *codes: int) -> "Outcome":
-        """Check the exit code, and that an error is told in words."""
-        assert self.code in codes, self
-        assert "Traceback" not in self.err, self
-        assert not self.code or self.err.splitlines()[-1], self
-        return self
-
-
-class Program:
-    """`mnist-mlp` with these arguments, in this folder, in a process of its own."""
-
-    def __init__(self, *arguments: str | Path, hooks: Sequence[Hook] = ()) -> None:
-        self._marks, marks = CONTEXT.Pipe(duplex=False)
-        self._printed = Path(tempfile.mkdtemp(prefix="printed-"))
-        quiet = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        with mock.patch.dict(os.environ, quiet):
-            forkserver.ensure_running()
-        self._process = CONTEXT.Process(
-            target=_run_program,
-            args=(Path.cwd(), self._printed, [str(a) for a in arguments], marks, tuple(hooks)),
-            daemon=True,
-        )
-        self._process.start()
-        marks.close()
-        self.marks: list[str] = []
-
-    def until(self, mark: str, times: int = 1) -> bool:
-        """Wait for a hook to have said something so many times; False if the program ended."""
-        deadline = time.monotonic() + LONGEST_S
-        while self.marks.count(mark) < times:
-            assert self._marks.poll(deadline - time.monotonic()), f"no {mark} within {LONGEST_S} s"
-            try:
-                self.marks.append(self._marks.recv())
-            except EOFError:
-                return False
-        return True
-
-    def send(self, number: int) -> None:
-        """Send a signal."""
-        with contextlib.suppress(ProcessLookupError):  # it has ended
-            os.kill(self._process.pid or 0, number)
-
-    def wait(self) -> Outcome:
-        """Wait for the end."""
-        self.until("the end")
-        self._process.join(LONGEST_S)
-        code = self._process.exitcode
-        assert code is not None, f"it hangs: {(self._printed / 'err').read_text()}"
-        out, err = ((self._printed / name).read_text() for name in ("out", "err"))
-        shutil.rmtree(self._printed)
-        return Outcome(code, out, err)
-
-
-def _run_program(
-    folder: Path, printed: Path, arguments: list[str], marks: Any, hooks: Sequence[Hook]
-) -> None:
-    assert len(os.listdir("/proc/self/task")) == 1, "forked with threads"  # noqa: PTH208
-    os.chdir(folder)
-    for number, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(printed / name, os.O_WRONLY | os.O_CREAT), number)
-    os.environ.pop("MNIST_MLP_DATA", None)
-    for stop in STOP_SIGNALS:
-        signal.signal(stop, signal.default_int_handler)
-    for hook in hooks:
-        hook(marks.send)
-    sys.argv = ["mnist-mlp", *arguments]
-    program()
 
 
 def _result(outcome: Outcome) -> dict[str, Any]:
@@ -380,7 +290,7 @@ def signals(count: int, chance: random.Random) -> str:
                 only_mirror = partial(use_files, known=data.MNIST_FILES)
                 command = ("download", "--config", "mirror.yaml", "--root", "root")
                 process = Program(*command, hooks=[only_mirror])
-                assert asked.wait(LONGEST_S)
+                assert asked.wait(TIMEOUT_S)
                 time.sleep(chance.uniform(0, 0.3))
                 process.send(sent)
                 process.wait().expect(128 + sent)
@@ -408,7 +318,7 @@ def _signal_while_starting(sent: int, seconds: float) -> int:
     )  # fmt: skip
     time.sleep(seconds)
     process.send_signal(sent)
-    code = process.wait(LONGEST_S)
+    code = process.wait(TIMEOUT_S)
     shutil.rmtree("started", ignore_errors=True)
     return code
 
@@ -985,6 +895,7 @@ def main(
     """Try faults and tell what was seen, a line each."""
     torch.set_num_threads(1)
     os.environ["https_proxy"] = "http://127.0.0.1:9"  # where nobody listens
+    os.environ.pop("MNIST_MLP_DATA", None)
     for name in names or FAULTS:
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             began = time.monotonic()
