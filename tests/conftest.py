@@ -93,16 +93,17 @@ def program(*arguments: str | Path, timeout: float = 120) -> Outcome:
 
 
 @pytest.fixture(scope="session")
-def _digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared_digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What digits_run is a copy of; not to be changed."""
     run_dir = tmp_path_factory.mktemp("shared") / "digits-001"
     train_model(load_config("digits", ["train.epochs=2"]), run_dir)
     return run_dir
 
 
 @pytest.fixture
-def digits_run(_digits_run: Path, tmp_path: Path) -> Path:
+def digits_run(shared_digits_run: Path, tmp_path: Path) -> Path:
     """A copy of runs/digits-001 as `train --config digits train.epochs=2` leaves it."""
-    shutil.copytree(_digits_run, tmp_path / "runs" / "digits-001")
+    shutil.copytree(shared_digits_run, tmp_path / "runs" / "digits-001")
     return Path("runs/digits-001")
 
 
