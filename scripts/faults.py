@@ -260,7 +260,7 @@ def kills(count: int, chance: random.Random) -> str:
             inside += process.marks.count("save") > process.marks.count("saved")
             before, newest = newest, tuple(_positions(run))
             lost += bool(before) and (not newest or newest[-1] < before[-1])
-        if code == 0 or killed == count:
+        if code == 0 or killed in (count // 2, count):  # at least two runs, one of each kind
             _finish(run, whole[kind])
             newest = ()
             runs += 1
@@ -392,24 +392,22 @@ def order(count: int, chance: random.Random) -> str:
 def disk(count: int, chance: random.Random) -> str:
     """No space, an input/output error, a quota: at every step of a save."""
     whole = _uninterrupted("train.epochs=6")
-    tried = 0
-    for number, step in enumerate(SAVE):
-        for error in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
-            for _ in range(count):
-                tried += 1
-                fault = partial(
-                    fail_step, number=number, error=error, save=chance.randrange(2, 6), run="run"
-                )
-                process = _train("run", "train.epochs=6", hooks=[fault])
-                outcome = process.wait().expect(5)
-                assert os.strerror(error) in outcome.err, outcome
-                (before,) = process.marks
-                after = _contents("run")
-                assert json.loads(before).items() <= after.items(), (step, before, after)
-                assert before != "{}"
-                assert not list(Path("run").rglob("*.tmp")), step
-                _finish("run", whole)
-    return f"{tried:,} failures at {len(SAVE)} steps: exit 5, the checkpoints before it unchanged"
+    errors = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
+    for attempt in range(count):  # 7 have every step once, 21 every step with every error
+        number, error = attempt % len(SAVE), errors[attempt % len(errors)]
+        fault = partial(
+            fail_step, number=number, error=error, save=chance.randrange(2, 6), run="run"
+        )
+        process = _train("run", "train.epochs=6", hooks=[fault])
+        outcome = process.wait().expect(5)
+        assert os.strerror(error) in outcome.err, outcome
+        (before,) = process.marks
+        after = _contents("run")
+        assert json.loads(before).items() <= after.items(), (SAVE[number], before, after)
+        assert before != "{}"
+        assert not list(Path("run").rglob("*.tmp")), SAVE[number]
+        _finish("run", whole)
+    return f"{count:,} failures at {len(SAVE)} steps: exit 5, the checkpoints before it unchanged"
 
 
 def _contents(run: str) -> dict[str, str]:
@@ -484,30 +482,39 @@ def truncations(count: int, chance: random.Random) -> str:
     for length in lengths:
         os.truncate(cut, length)
         _refused(cut)
-    for length in chance.sample(lengths, 20):
+    through = chance.sample(lengths, _through_program(count))
+    for length in through:
         cut.write_bytes(content[:length])
         Program("eval", cut).wait().expect(4)
-    return f"{len(lengths):,} lengths, 20 more through the program: 0 accepted"
+    return f"{len(lengths):,} lengths, {len(through)} more through the program: 0 accepted"
+
+
+def _through_program(count: int) -> int:
+    """How many of so many trials in this process are repeated with the program in its own."""
+    return min(20, count // 10)
 
 
 def flips(count: int, chance: random.Random) -> str:
-    """Every bit of a checkpoint's header flipped, and others."""
+    """Every bit of a checkpoint's header flipped (of few trials, every thirteenth), and others."""
     path = _lesson_sized()
     content = bytearray(path.read_bytes())
     header = 8 + int.from_bytes(content[:8], "little")
+    bits = range(0, 8 * header, 1 if count >= 2000 else 13)
     others = [chance.randrange(8 * header, 8 * len(content)) for _ in range(count)]
+    half = _through_program(count) // 2
     with path.open("r+b", buffering=0) as file:
-        for bit in [*range(8 * header), *others]:
+        for bit in [*bits, *others]:
             _flip(file, content, bit)
             _refused(path)
             _flip(file, content, bit)
         load_checkpoint(path)
-        for bit in [*chance.sample(range(8 * header), 10), *others[:10]]:
+        for bit in [*chance.sample(range(8 * header), half), *others[:half]]:
             _flip(file, content, bit)
             Program("eval", path).wait().expect(4)
             _flip(file, content, bit)
     accepted = _accepted_elsewhere(path, others[:2000])
-    return f"{8 * header + len(others):,} bits, 20 more through the program: 0 accepted; {accepted}"
+    tried = f"{len(bits) + len(others):,} bits, {2 * half} more through the program"
+    return f"{tried}: 0 accepted; {accepted}"
 
 
 def _accepted_elsewhere(path: Path, bits: Sequence[int]) -> str:
@@ -564,8 +571,11 @@ class Canary:
         return Path.touch, (Path("canary"),)
 
 
-def canaries(_count: int, _chance: random.Random) -> str:
-    """Pickles, archives, polyglots and other types of files, with a payload that would show."""
+def canaries(count: int, _chance: random.Random) -> str:
+    """Pickles, archives, polyglots and other types of files, with a payload that would show.
+
+    Each goes through `count` of three commands.
+    """
     good = _lesson_sized().read_bytes()
     payload = pickle.dumps(Canary())
     pickle.loads(payload)
@@ -613,15 +623,15 @@ def canaries(_count: int, _chance: random.Random) -> str:
         run.mkdir(parents=True)
         shutil.copy("sized/config.yaml", run.parent)
         path.replace(run / "epoch-001.safetensors")
-        outcomes = [
-            Program("eval", run / "epoch-001.safetensors").wait(),
-            Program("trace", run.parent).wait(),
-            Program("train", "--resume", run.parent).wait(),
-        ]
-        for outcome in outcomes:
-            outcome.expect(4)
+        commands: tuple[tuple[str | Path, ...], ...] = (
+            ("eval", run / "epoch-001.safetensors"),
+            ("trace", run.parent),
+            ("train", "--resume", run.parent),
+        )
+        for attempt in range(count):
+            Program(*commands[(number + attempt) % 3]).wait().expect(4)
         assert not list(Path().rglob("canary")), name
-    return f"{len(contents)} files, each through three commands: exit 4, no canary"
+    return f"{len(contents)} files, each through {count} commands: exit 4, no canary"
 
 
 def headers(count: int, chance: random.Random) -> str:
@@ -641,7 +651,7 @@ def headers(count: int, chance: random.Random) -> str:
     assert megabytes <= 64, f"{megabytes} MB, seed {seed}"
     hostile = Path("hostile.safetensors")
     content = path.read_bytes()
-    for number in range(20):
+    for number in range(_through_program(count)):
         claim = struct.pack("<Q", chance.choice([number, MAX_HEADER_BYTES + number, 1 << 63]))
         hostile.write_bytes(claim + content[8:])
         Program("eval", hostile).wait().expect(4)
@@ -744,11 +754,13 @@ def _try_headers(path: Path, count: int, seed: int, writer: Any) -> None:
 
 def divergence(count: int, chance: random.Random) -> str:
     """A loss that stops being finite at a chosen update, in each way to make updates."""
+    whole = {}
     for number in range(count):
         way = ("train.backward=chain_rule", "train.backward=autograd", FUSED)[number % 3]
         overrides = ("train.epochs=6", way)
-        whole = _uninterrupted(*overrides)
-        shutil.rmtree("whole")
+        if way not in whole:
+            whole[way] = _uninterrupted(*overrides)
+            shutil.rmtree("whole")
         update = chance.randrange(UPDATES_PER_EPOCH + 1, 5 * UPDATES_PER_EPOCH)
         process = _train("run", *overrides, hooks=[partial(spoil_weights, update=update)])
         outcome = process.wait().expect(6)
@@ -757,7 +769,7 @@ def divergence(count: int, chance: random.Random) -> str:
         assert f"{what} update {named} " in outcome.err, (update, outcome)
         done = load_checkpoint("run").update
         assert 0 <= update - done <= UPDATES_PER_EPOCH, (update, done)
-        _finish("run", whole)
+        _finish("run", whole[way])
     return f"{count} losses or weights: exit 6, the update named, the last good checkpoint kept"
 
 
@@ -819,7 +831,8 @@ def mnist_files(count: int, chance: random.Random) -> str:
                 assert name in str(error), error
             else:
                 raise AssertionError(f"{name} was accepted")
-    for _ in range(20):
+    through = _through_program(count)
+    for _ in range(through):
         name = spoil()
         process = Program(
             "train", "--config", "mnist", "--root", "root", hooks=[partial(use_files, known=known)]
@@ -827,7 +840,7 @@ def mnist_files(count: int, chance: random.Random) -> str:
         assert name in process.wait().expect(3).err
     assert not list(Path().rglob("canary"))
     assert not Path("runs").exists()
-    return f"{count} sets of files, 20 more through the program: exit 3, the file named"
+    return f"{count} sets of files, {through} more through the program: exit 3, the file named"
 
 
 def _small_mnist() -> dict[str, bytes]:
@@ -849,30 +862,31 @@ def _md5(content: bytes) -> str:
 
 
 class Fault(NamedTuple):
-    """What is tried, how often by this script, and how often by the tests."""
+    """What is tried, and how often: by this script, by all tests, by the quick tests."""
 
     attempt: Callable[[int, random.Random], str]
-    long: int
+    in_script: int
     in_tests: int
+    in_quick_tests: int
 
 
 FAULTS = {
     fault.attempt.__name__: fault
     for fault in (
-        Fault(kills, 1000, 30),
-        Fault(signals, 100, 10),
-        Fault(trainers, 50, 5),
-        Fault(starts, 50, 5),
-        Fault(order, 20, 2),
-        Fault(disk, 20, 1),
-        Fault(small_disk, 20, 1),
-        Fault(folders, 4, 1),
-        Fault(truncations, 500, 500),
-        Fault(flips, 10_000, 2_000),
-        Fault(canaries, 1, 1),
-        Fault(headers, 10_000, 1_000),
-        Fault(divergence, 40, 20),
-        Fault(mnist_files, 5_000, 500),
+        Fault(kills, 1000, 30, 8),
+        Fault(signals, 100, 10, 5),
+        Fault(trainers, 50, 5, 2),
+        Fault(starts, 50, 5, 2),
+        Fault(order, 20, 2, 2),
+        Fault(disk, 420, 21, 7),
+        Fault(small_disk, 20, 1, 1),
+        Fault(folders, 4, 1, 1),
+        Fault(truncations, 500, 500, 50),
+        Fault(flips, 10_000, 2_000, 100),
+        Fault(canaries, 3, 3, 1),
+        Fault(headers, 10_000, 1_000, 100),
+        Fault(divergence, 40, 20, 3),
+        Fault(mnist_files, 5_000, 500, 100),
     )
 }
 
@@ -899,7 +913,7 @@ def main(
     for name in names or FAULTS:
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             began = time.monotonic()
-            seen = try_fault(name, FAULTS[name].long, seed)
+            seen = try_fault(name, FAULTS[name].in_script, seed)
             typer.echo(f"{name}: {seen} ({time.monotonic() - began:.0f} s)")
 
 
