@@ -4,10 +4,9 @@
     python scripts/faults.py kills disk # some of them
 
 `tests/test_faults.py` tries the same less often. An outcome that is not as promised ends in an
-AssertionError. The program runs in processes forked from one that has imported torch and has no
-thread, so that a kill costs no import; what such a process is told to do to itself (to fail a
-write, to say that a save begins) replaces functions at the edge of the program, never a decision
-of its.
+AssertionError. The program runs in forked processes (scripts/forked.py), so that a kill costs no
+import; what such a process is told to do to itself (to fail a write, to say that a save begins)
+replaces functions at the edge of the program, never a decision of its.
 """
 
 import contextlib
@@ -17,7 +16,6 @@ import hashlib
 import http.server
 import io
 import json
-import multiprocessing
 import os
 import pickle
 import random
@@ -33,7 +31,6 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from multiprocessing import forkserver
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, NamedTuple
@@ -44,30 +41,21 @@ import torch
 import typer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for the other scripts
+
 from mnist_mlp import files
-from mnist_mlp.__main__ import main as program
+from mnist_mlp import mnist_files as files_module
 from mnist_mlp.config import load_config
 from mnist_mlp.errors import CheckpointError, DataError
-from mnist_mlp.runs import training as run_module
-from mnist_mlp.runs.checkpoint import (
-    MAX_HEADER_BYTES,
-    list_checkpoints,
-    load_checkpoint,
-    whole_epochs,
-)
+from mnist_mlp.runs import record as record_module
+from mnist_mlp.runs.checkpoint import MAX_HEADER_BYTES, load_checkpoint
+from mnist_mlp.runs.directory import list_checkpoints, whole_epochs
 from mnist_mlp.runs.training import train_model
 from mnist_mlp.signals import STOP_SIGNALS
 from mnist_mlp.steps import data
 from mnist_mlp.steps import train as train_module
 from mnist_mlp.updates import fused as updates_module
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    [
-        "mnist_mlp.cli", "mnist_mlp.runs.training", "sklearn.datasets", "sklearn.model_selection",
-        "torchvision.datasets.mnist",
-    ]
-)  # fmt: skip
+from scripts.forked import CONTEXT, TIMEOUT_S, Hook, Mark, Outcome, Program
 
 RUN = (
     "--config", "digits", "train.epochs=30", "train.batch_size=20", "optimizer.momentum=0.9",
@@ -76,87 +64,6 @@ RUN = (
 FUSED = "optimizer.momentum=0.0"
 """Makes the run's updates those of plain gradient descent, which have a code of their own."""
 UPDATES_PER_EPOCH = 65
-LONGEST_S = 60.0
-"""No outcome takes so long; a process that does hangs."""
-
-Mark = Callable[[str], None]
-Hook = Callable[[Mark], None]
-
-
-class Outcome(NamedTuple):
-    """How a process ended, and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-    def expect(self, *codes: int) -> "Outcome":
-        """Check the exit code, and that an error is told in words."""
-        assert self.code in codes, self
-        assert "Traceback" not in self.err, self
-        assert not self.code or self.err.splitlines()[-1], self
-        return self
-
-
-class Program:
-    """`mnist-mlp` with these arguments, in this folder, in a process of its own."""
-
-    def __init__(self, *arguments: str | Path, hooks: Sequence[Hook] = ()) -> None:
-        self._marks, marks = CONTEXT.Pipe(duplex=False)
-        self._printed = Path(tempfile.mkdtemp(prefix="printed-"))
-        quiet = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        with mock.patch.dict(os.environ, quiet):
-            forkserver.ensure_running()
-        self._process = CONTEXT.Process(
-            target=_run_program,
-            args=(Path.cwd(), self._printed, [str(a) for a in arguments], marks, tuple(hooks)),
-            daemon=True,
-        )
-        self._process.start()
-        marks.close()
-        self.marks: list[str] = []
-
-    def until(self, mark: str, times: int = 1) -> bool:
-        """Wait for a hook to have said something so many times; False if the program ended."""
-        deadline = time.monotonic() + LONGEST_S
-        while self.marks.count(mark) < times:
-            assert self._marks.poll(deadline - time.monotonic()), f"no {mark} within {LONGEST_S} s"
-            try:
-                self.marks.append(self._marks.recv())
-            except EOFError:
-                return False
-        return True
-
-    def send(self, number: int) -> None:
-        """Send a signal."""
-        with contextlib.suppress(ProcessLookupError):  # it has ended
-            os.kill(self._process.pid or 0, number)
-
-    def wait(self) -> Outcome:
-        """Wait for the end."""
-        self.until("the end")
-        self._process.join(LONGEST_S)
-        code = self._process.exitcode
-        assert code is not None, f"it hangs: {(self._printed / 'err').read_text()}"
-        out, err = ((self._printed / name).read_text() for name in ("out", "err"))
-        shutil.rmtree(self._printed)
-        return Outcome(code, out, err)
-
-
-def _run_program(
-    folder: Path, printed: Path, arguments: list[str], marks: Any, hooks: Sequence[Hook]
-) -> None:
-    assert len(os.listdir("/proc/self/task")) == 1, "forked with threads"  # noqa: PTH208
-    os.chdir(folder)
-    for number, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(printed / name, os.O_WRONLY | os.O_CREAT), number)
-    os.environ.pop("MNIST_MLP_DATA", None)
-    for stop in STOP_SIGNALS:
-        signal.signal(stop, signal.default_int_handler)
-    for hook in hooks:
-        hook(marks.send)
-    sys.argv = ["mnist-mlp", *arguments]
-    program()
 
 
 def _result(outcome: Outcome) -> dict[str, Any]:
@@ -210,7 +117,7 @@ def mark_moments(mark: Mark) -> None:
 
     _after_updates(mark_update)
     for module, name, marks in (
-        (run_module, "save_checkpoint", ("save", "saved")),
+        (record_module, "save_checkpoint", ("save", "saved")),
         (train_module, "evaluate_model", ("evaluation",)),
     ):
         setattr(module, name, marked(getattr(module, name), *marks))
@@ -305,11 +212,11 @@ def spoil_weights(_mark: Mark, *, update: int) -> None:
     _after_updates(spoil)
 
 
-def use_files(_mark: Mark, *, known: dict[str, data.MnistFile]) -> None:
+def use_files(_mark: Mark, *, known: dict[str, files_module.MnistFile]) -> None:
     """Take other files for MNIST's, and leave torchvision's mirrors alone."""
     from torchvision.datasets import MNIST
 
-    data.MNIST_FILES = known
+    files_module.MNIST_FILES = known
     MNIST.mirrors = []
 
 
@@ -350,7 +257,7 @@ def kills(count: int, chance: random.Random) -> str:
             inside += process.marks.count("save") > process.marks.count("saved")
             before, newest = newest, tuple(_positions(run))
             lost += bool(before) and (not newest or newest[-1] < before[-1])
-        if code == 0 or killed == count:
+        if code == 0 or killed in (count // 2, count):  # at least two runs, one of each kind
             _finish(run, whole[kind])
             newest = ()
             runs += 1
@@ -377,10 +284,10 @@ def signals(count: int, chance: random.Random) -> str:
                 continue
             if phase == "download":
                 asked.clear()
-                only_mirror = partial(use_files, known=data.MNIST_FILES)
+                only_mirror = partial(use_files, known=files_module.MNIST_FILES)
                 command = ("download", "--config", "mirror.yaml", "--root", "root")
                 process = Program(*command, hooks=[only_mirror])
-                assert asked.wait(LONGEST_S)
+                assert asked.wait(TIMEOUT_S)
                 time.sleep(chance.uniform(0, 0.3))
                 process.send(sent)
                 process.wait().expect(128 + sent)
@@ -408,7 +315,7 @@ def _signal_while_starting(sent: int, seconds: float) -> int:
     )  # fmt: skip
     time.sleep(seconds)
     process.send_signal(sent)
-    code = process.wait(LONGEST_S)
+    code = process.wait(TIMEOUT_S)
     shutil.rmtree("started", ignore_errors=True)
     return code
 
@@ -482,24 +389,22 @@ def order(count: int, chance: random.Random) -> str:
 def disk(count: int, chance: random.Random) -> str:
     """No space, an input/output error, a quota: at every step of a save."""
     whole = _uninterrupted("train.epochs=6")
-    tried = 0
-    for number, step in enumerate(SAVE):
-        for error in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
-            for _ in range(count):
-                tried += 1
-                fault = partial(
-                    fail_step, number=number, error=error, save=chance.randrange(2, 6), run="run"
-                )
-                process = _train("run", "train.epochs=6", hooks=[fault])
-                outcome = process.wait().expect(5)
-                assert os.strerror(error) in outcome.err, outcome
-                (before,) = process.marks
-                after = _contents("run")
-                assert json.loads(before).items() <= after.items(), (step, before, after)
-                assert before != "{}"
-                assert not list(Path("run").rglob("*.tmp")), step
-                _finish("run", whole)
-    return f"{tried:,} failures at {len(SAVE)} steps: exit 5, the checkpoints before it unchanged"
+    errors = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
+    for attempt in range(count):  # 7 have every step once, 21 every step with every error
+        number, error = attempt % len(SAVE), errors[attempt % len(errors)]
+        fault = partial(
+            fail_step, number=number, error=error, save=chance.randrange(2, 6), run="run"
+        )
+        process = _train("run", "train.epochs=6", hooks=[fault])
+        outcome = process.wait().expect(5)
+        assert os.strerror(error) in outcome.err, outcome
+        (before,) = process.marks
+        after = _contents("run")
+        assert json.loads(before).items() <= after.items(), (SAVE[number], before, after)
+        assert before != "{}"
+        assert not list(Path("run").rglob("*.tmp")), SAVE[number]
+        _finish("run", whole)
+    return f"{count:,} failures at {len(SAVE)} steps: exit 5, the checkpoints before it unchanged"
 
 
 def _contents(run: str) -> dict[str, str]:
@@ -574,30 +479,39 @@ def truncations(count: int, chance: random.Random) -> str:
     for length in lengths:
         os.truncate(cut, length)
         _refused(cut)
-    for length in chance.sample(lengths, 20):
+    through = chance.sample(lengths, _through_program(count))
+    for length in through:
         cut.write_bytes(content[:length])
         Program("eval", cut).wait().expect(4)
-    return f"{len(lengths):,} lengths, 20 more through the program: 0 accepted"
+    return f"{len(lengths):,} lengths, {len(through)} more through the program: 0 accepted"
+
+
+def _through_program(count: int) -> int:
+    """How many of so many trials in this process are repeated with the program in its own."""
+    return min(20, count // 10)
 
 
 def flips(count: int, chance: random.Random) -> str:
-    """Every bit of a checkpoint's header flipped, and others."""
+    """Every bit of a checkpoint's header flipped (of few trials, every thirteenth), and others."""
     path = _lesson_sized()
     content = bytearray(path.read_bytes())
     header = 8 + int.from_bytes(content[:8], "little")
+    bits = range(0, 8 * header, 1 if count >= 2000 else 13)
     others = [chance.randrange(8 * header, 8 * len(content)) for _ in range(count)]
+    half = _through_program(count) // 2
     with path.open("r+b", buffering=0) as file:
-        for bit in [*range(8 * header), *others]:
+        for bit in [*bits, *others]:
             _flip(file, content, bit)
             _refused(path)
             _flip(file, content, bit)
         load_checkpoint(path)
-        for bit in [*chance.sample(range(8 * header), 10), *others[:10]]:
+        for bit in [*chance.sample(range(8 * header), half), *others[:half]]:
             _flip(file, content, bit)
             Program("eval", path).wait().expect(4)
             _flip(file, content, bit)
     accepted = _accepted_elsewhere(path, others[:2000])
-    return f"{8 * header + len(others):,} bits, 20 more through the program: 0 accepted; {accepted}"
+    tried = f"{len(bits) + len(others):,} bits, {2 * half} more through the program"
+    return f"{tried}: 0 accepted; {accepted}"
 
 
 def _accepted_elsewhere(path: Path, bits: Sequence[int]) -> str:
@@ -654,8 +568,11 @@ class Canary:
         return Path.touch, (Path("canary"),)
 
 
-def canaries(_count: int, _chance: random.Random) -> str:
-    """Pickles, archives, polyglots and other types of files, with a payload that would show."""
+def canaries(count: int, _chance: random.Random) -> str:
+    """Pickles, archives, polyglots and other types of files, with a payload that would show.
+
+    Each goes through `count` of three commands.
+    """
     good = _lesson_sized().read_bytes()
     payload = pickle.dumps(Canary())
     pickle.loads(payload)
@@ -703,15 +620,15 @@ def canaries(_count: int, _chance: random.Random) -> str:
         run.mkdir(parents=True)
         shutil.copy("sized/config.yaml", run.parent)
         path.replace(run / "epoch-001.safetensors")
-        outcomes = [
-            Program("eval", run / "epoch-001.safetensors").wait(),
-            Program("trace", run.parent).wait(),
-            Program("train", "--resume", run.parent).wait(),
-        ]
-        for outcome in outcomes:
-            outcome.expect(4)
+        commands: tuple[tuple[str | Path, ...], ...] = (
+            ("eval", run / "epoch-001.safetensors"),
+            ("trace", run.parent),
+            ("train", "--resume", run.parent),
+        )
+        for attempt in range(count):
+            Program(*commands[(number + attempt) % 3]).wait().expect(4)
         assert not list(Path().rglob("canary")), name
-    return f"{len(contents)} files, each through three commands: exit 4, no canary"
+    return f"{len(contents)} files, each through {count} commands: exit 4, no canary"
 
 
 def headers(count: int, chance: random.Random) -> str:
@@ -731,7 +648,7 @@ def headers(count: int, chance: random.Random) -> str:
     assert megabytes <= 64, f"{megabytes} MB, seed {seed}"
     hostile = Path("hostile.safetensors")
     content = path.read_bytes()
-    for number in range(20):
+    for number in range(_through_program(count)):
         claim = struct.pack("<Q", chance.choice([number, MAX_HEADER_BYTES + number, 1 << 63]))
         hostile.write_bytes(claim + content[8:])
         Program("eval", hostile).wait().expect(4)
@@ -834,11 +751,13 @@ def _try_headers(path: Path, count: int, seed: int, writer: Any) -> None:
 
 def divergence(count: int, chance: random.Random) -> str:
     """A loss that stops being finite at a chosen update, in each way to make updates."""
+    whole = {}
     for number in range(count):
         way = ("train.backward=chain_rule", "train.backward=autograd", FUSED)[number % 3]
         overrides = ("train.epochs=6", way)
-        whole = _uninterrupted(*overrides)
-        shutil.rmtree("whole")
+        if way not in whole:
+            whole[way] = _uninterrupted(*overrides)
+            shutil.rmtree("whole")
         update = chance.randrange(UPDATES_PER_EPOCH + 1, 5 * UPDATES_PER_EPOCH)
         process = _train("run", *overrides, hooks=[partial(spoil_weights, update=update)])
         outcome = process.wait().expect(6)
@@ -847,7 +766,7 @@ def divergence(count: int, chance: random.Random) -> str:
         assert f"{what} update {named} " in outcome.err, (update, outcome)
         done = load_checkpoint("run").update
         assert 0 <= update - done <= UPDATES_PER_EPOCH, (update, done)
-        _finish("run", whole)
+        _finish("run", whole[way])
     return f"{count} losses or weights: exit 6, the update named, the last good checkpoint kept"
 
 
@@ -860,9 +779,7 @@ def mnist_files(count: int, chance: random.Random) -> str:
     processed.mkdir()
     for name in ("training.pt", "test.pt"):
         (processed / name).write_bytes(pickle.dumps(Canary()))
-    known = {
-        name: data.MnistFile(_md5(content), len(content), "", 0) for name, content in good.items()
-    }
+    known = {name: files_module.MnistFile(_md5(content), "", 0) for name, content in good.items()}
 
     def put(contents: dict[str, bytes]) -> None:
         for name, content in contents.items():
@@ -896,7 +813,7 @@ def mnist_files(count: int, chance: random.Random) -> str:
         return name
 
     with (
-        mock.patch.object(data, "MNIST_FILES", known),
+        mock.patch.object(files_module, "MNIST_FILES", known),
         mock.patch("torchvision.datasets.MNIST.mirrors", []),
     ):
         put(good)
@@ -909,7 +826,8 @@ def mnist_files(count: int, chance: random.Random) -> str:
                 assert name in str(error), error
             else:
                 raise AssertionError(f"{name} was accepted")
-    for _ in range(20):
+    through = _through_program(count)
+    for _ in range(through):
         name = spoil()
         process = Program(
             "train", "--config", "mnist", "--root", "root", hooks=[partial(use_files, known=known)]
@@ -917,7 +835,7 @@ def mnist_files(count: int, chance: random.Random) -> str:
         assert name in process.wait().expect(3).err
     assert not list(Path().rglob("canary"))
     assert not Path("runs").exists()
-    return f"{count} sets of files, 20 more through the program: exit 3, the file named"
+    return f"{count} sets of files, {through} more through the program: exit 3, the file named"
 
 
 def _small_mnist() -> dict[str, bytes]:
@@ -939,30 +857,31 @@ def _md5(content: bytes) -> str:
 
 
 class Fault(NamedTuple):
-    """What is tried, how often by this script, and how often by the tests."""
+    """What is tried, and how often: by this script, by all tests, by the quick tests."""
 
     attempt: Callable[[int, random.Random], str]
-    long: int
+    in_script: int
     in_tests: int
+    in_quick_tests: int
 
 
 FAULTS = {
     fault.attempt.__name__: fault
     for fault in (
-        Fault(kills, 1000, 30),
-        Fault(signals, 100, 10),
-        Fault(trainers, 50, 5),
-        Fault(starts, 50, 5),
-        Fault(order, 20, 2),
-        Fault(disk, 20, 1),
-        Fault(small_disk, 20, 1),
-        Fault(folders, 4, 1),
-        Fault(truncations, 500, 500),
-        Fault(flips, 10_000, 2_000),
-        Fault(canaries, 1, 1),
-        Fault(headers, 10_000, 1_000),
-        Fault(divergence, 40, 20),
-        Fault(mnist_files, 5_000, 500),
+        Fault(kills, 1000, 30, 8),
+        Fault(signals, 100, 10, 5),
+        Fault(trainers, 50, 5, 2),
+        Fault(starts, 50, 5, 2),
+        Fault(order, 20, 2, 2),
+        Fault(disk, 420, 21, 7),
+        Fault(small_disk, 20, 1, 1),
+        Fault(folders, 4, 1, 1),
+        Fault(truncations, 500, 500, 50),
+        Fault(flips, 10_000, 2_000, 100),
+        Fault(canaries, 3, 3, 1),
+        Fault(headers, 10_000, 1_000, 100),
+        Fault(divergence, 40, 20, 3),
+        Fault(mnist_files, 5_000, 500, 100),
     )
 }
 
@@ -985,10 +904,11 @@ def main(
     """Try faults and tell what was seen, a line each."""
     torch.set_num_threads(1)
     os.environ["https_proxy"] = "http://127.0.0.1:9"  # where nobody listens
+    os.environ.pop("MNIST_MLP_DATA", None)
     for name in names or FAULTS:
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             began = time.monotonic()
-            seen = try_fault(name, FAULTS[name].long, seed)
+            seen = try_fault(name, FAULTS[name].in_script, seed)
             typer.echo(f"{name}: {seen} ({time.monotonic() - began:.0f} s)")
 
 

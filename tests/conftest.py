@@ -1,27 +1,63 @@
-"""What several test files share: the program run in process and outside, and small data."""
+"""What several test files share: the `long` mark, the program run in process and outside, data."""
 
 import gzip
 import hashlib
 import os
+import shutil
 import struct
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import pytest
 import torch
 
 from mnist_mlp import cli, mnist_files
+from mnist_mlp.config import load_config
+from mnist_mlp.runs.training import train_model
+from scripts.forked import Outcome as Outcome
+from scripts.forked import Program as Program
 
 REPOSITORY = Path(__file__).parent.parent
 
 
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
+LEFT_OUT = pytest.StashKey[int]()
+"""How many tests marked `long` were left out."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="run the tests marked `long` too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests marked `long`, unless asked for them."""
+    config.stash[LEFT_OUT] = 0
+    if not config.getoption("--all") and "long" not in config.getoption("markexpr"):
+        long = [item for item in items if item.get_closest_marker("long")]
+        items[:] = [item for item in items if item not in long]
+        config.hook.pytest_deselected(items=long)
+        config.stash[LEFT_OUT] = len(long)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Under pytest-xdist only the workers collect: tell the main process the number."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left out"] = session.config.stash[LEFT_OUT]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left out", 0)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if left_out := config.stash.get(LEFT_OUT, 0):
+        terminalreporter.write_line(
+            f"{left_out} tests marked long were left out; scripts/test --all runs them"
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -51,14 +87,23 @@ def run(
 
 
 def program(*arguments: str | Path, timeout: float = 120) -> Outcome:
-    """The program as its own process."""
-    process = subprocess.run(
-        [sys.executable, "-m", "mnist_mlp", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-    return Outcome(process.returncode, process.stdout, process.stderr)
+    """The program in a process of its own, in the current folder and environment."""
+    return Program(*arguments).wait(timeout)
+
+
+@pytest.fixture(scope="session")
+def shared_digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What digits_run is a copy of; not to be changed."""
+    run_dir = tmp_path_factory.mktemp("shared") / "digits-001"
+    train_model(load_config("digits", ["train.epochs=2"]), run_dir)
+    return run_dir
+
+
+@pytest.fixture
+def digits_run(shared_digits_run: Path, tmp_path: Path) -> Path:
+    """A copy of runs/digits-001 as `train --config digits train.epochs=2` leaves it."""
+    shutil.copytree(shared_digits_run, tmp_path / "runs" / "digits-001")
+    return Path("runs/digits-001")
 
 
 @pytest.fixture(scope="session")

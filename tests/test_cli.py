@@ -3,14 +3,17 @@ import os
 import pty
 import re
 import resource
+import select
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Outcome, program
+from scripts.forked import Mark
+from tests.conftest import Outcome, Program
 
 Run = Callable[..., Outcome]
 QUICK = ("train", "--config", "digits", "train.epochs=2")
@@ -135,7 +138,8 @@ def test_configs(run: Run) -> None:
 
 def test_version_and_module(run: Run) -> None:
     assert run("--version").out == "mnist-mlp 0.1.0\n"
-    assert program("--version").out == "mnist-mlp 0.1.0\n"
+    module = [sys.executable, "-m", "mnist_mlp", "--version"]
+    assert subprocess.run(module, capture_output=True).stdout == b"mnist-mlp 0.1.0\n"
 
 
 @pytest.mark.parametrize(
@@ -177,13 +181,18 @@ def test_version_and_module(run: Run) -> None:
     ],
 )
 def test_mistakes_end_in_two_lines_and_their_code(
-    arguments: list[str], code: int, message: str, run: Run, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    code: int,
+    message: str,
+    run: Run,
+    digits_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", ["https://127.0.0.1:9/"])
     Path("file").write_text("words")
     Path("empty").mkdir()
-    run(*QUICK, "--run-dir", "used")
+    digits_run.rename("used")
     outcome = run(*arguments)
     assert outcome.code == code
     assert message in outcome.err
@@ -275,30 +284,32 @@ def test_digits_need_no_torchvision() -> None:
     assert process.stdout == "False\n", process
 
 
-def test_a_terminal_gets_a_live_line(tmp_path: Path) -> None:
+def print_to(_mark: Mark, *, terminal: str) -> None:
+    for number in (1, 2):
+        os.dup2(os.open(terminal, os.O_WRONLY | os.O_NOCTTY), number)
+
+
+def test_a_terminal_gets_a_live_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mnist_mlp", "train", "--config", "digits", "train.epochs=60"],
-        stdout=theirs,
-        stderr=theirs,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "80"},
-    )
-    os.close(theirs)
+    hook = partial(print_to, terminal=os.ttyname(theirs))
+    process = Program("train", "--config", "digits", "train.epochs=30", hooks=[hook])
     screen = b""
-    try:
-        while chunk := os.read(ours, 1 << 16):
-            screen += chunk
-    except OSError:  # how Linux says that the other side is closed
-        pass
-    assert process.wait() == 0
+    while process.running or select.select([ours], [], [], 0)[0]:
+        if select.select([ours], [], [], 0.1)[0]:
+            screen += os.read(ours, 1 << 16)
+    os.close(ours)
+    os.close(theirs)
+    assert process.wait() == Outcome(0, "", "")
     text = screen.decode()
-    assert re.search(r"epoch \d+/60 update [\d,]+ loss \d\.\d{4} accuracy \d\d", text)
+    assert re.search(r"epoch \d+/30 update [\d,]+ loss \d\.\d{4} accuracy \d\d", text)
     assert re.search(r"[\d.]+k examples/s", text)
-    assert "epoch 60/60" in text
+    assert "epoch 30/30" in text
 
 
+@pytest.mark.usefixtures("digits_run")
 def test_no_colour_where_none_is_wanted(run: Run) -> None:
-    run(*QUICK)
     assert "\x1b" not in run("eval").out
 
 
@@ -312,12 +323,12 @@ def test_a_closed_pipe_loses_nothing() -> None:
     assert Path("runs/digits-001/checkpoints/epoch-003.safetensors").exists()
 
 
+@pytest.mark.usefixtures("digits_run")
 @pytest.mark.parametrize(
     "command",
     ["count-params", "configs", "--help", "validate --config mnist", "eval --json", "--version"],
 )
-def test_a_reader_that_leaves_is_no_failure(command: str, run: Run) -> None:
-    run(*QUICK)
+def test_a_reader_that_leaves_is_no_failure(command: str) -> None:
     line = f"{sys.executable} -m mnist_mlp {command} | true; exit ${{PIPESTATUS[0]}}"
     process = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
     assert process.returncode == 0, process
@@ -348,19 +359,18 @@ def test_closed_streams_change_no_code(command: str, code: int) -> None:
     assert "Traceback" not in process.stderr
 
 
+def limit(_mark: Mark, *, what: int, most: int) -> None:
+    resource.setrlimit(what, (most, most))
+
+
 def test_too_large_a_network_is_told_as_such() -> None:
-    process = subprocess.run(
-        [
-            sys.executable, "-m", "mnist_mlp", "train", "--config", "digits", "--dry-run",
-            "model.layer_sizes=[784, 100000, 10]", "data.validation=0", "train.batch_size=1437",
-            "optimizer.name=adam",
-        ],
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, 1 << 30)),
-    )  # fmt: skip
-    assert process.returncode == 2, process
-    assert "reduce model.layer_sizes or train.batch_size" in process.stderr
+    outcome = Program(
+        "train", "--config", "digits", "--dry-run", "model.layer_sizes=[784, 100000, 10]",
+        "data.validation=0", "train.batch_size=1437", "optimizer.name=adam",
+        hooks=[partial(limit, what=resource.RLIMIT_DATA, most=1 << 30)],
+    ).wait()  # fmt: skip
+    assert outcome.code == 2, outcome
+    assert "reduce model.layer_sizes or train.batch_size" in outcome.err
 
 
 def test_bare_is_the_help(run: Run) -> None:
@@ -388,13 +398,9 @@ def test_eval_finds_the_data_where_it_is_told_to(run: Run, small_mnist: Path) ->
 
 def test_a_write_that_the_system_refuses_is_exit_5_and_leaves_the_last_good() -> None:
     """No file may grow over 100 kB, so that the checkpoint (440 kB) cannot be written."""
-    process = subprocess.run(
-        [sys.executable, "-m", "mnist_mlp", *QUICK],
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
-    )
-    assert process.returncode == 5, process
-    assert "checkpoints/epoch-001.safetensors: File too large" in process.stderr
-    assert len(process.stderr.splitlines()) == 1
+    small_files = partial(limit, what=resource.RLIMIT_FSIZE, most=100_000)
+    outcome = Program(*QUICK, hooks=[small_files]).wait()
+    assert outcome.code == 5, outcome
+    assert "checkpoints/epoch-001.safetensors: File too large" in outcome.err
+    assert len(outcome.err.splitlines()) == 1
     assert list(Path("runs/digits-001/checkpoints").iterdir()) == []

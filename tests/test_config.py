@@ -350,16 +350,19 @@ def known_keys_only(tree: Any, section: type[BaseModel] = Config) -> bool:
     )
 
 
-@settings(
-    max_examples=2000,
-    deadline=None,
-    print_blob=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-@given(
-    st.one_of(mutated(), mutated(), st.text(max_size=80)).map(str.encode) | st.binary(max_size=60)
-)
-def test_any_file_is_accepted_whole_or_refused_with_a_place(content: bytes) -> None:
+@pytest.mark.parametrize("count", [300, pytest.param(2000, marks=pytest.mark.long)])
+def test_any_file_is_accepted_whole_or_refused_with_a_place(count: int) -> None:
+    texts = st.one_of(mutated(), mutated(), st.text(max_size=80)).map(str.encode)
+    attempt = given(texts | st.binary(max_size=60))(accepted_whole_or_refused_with_a_place)
+    settings(
+        max_examples=count,
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=[HealthCheck.too_slow],
+    )(attempt)()
+
+
+def accepted_whole_or_refused_with_a_place(content: bytes) -> None:
     Path("config.yaml").write_bytes(content)
     try:
         config = load_config("config.yaml", environment={})

@@ -54,14 +54,14 @@ def read_config(
 def read_checkpoint(target: Path | None, best: bool = False) -> "Checkpoint":
     """Load the checkpoint that a command line names, or the newest run's."""
     from mnist_mlp.runs.checkpoint import load_checkpoint
-    from mnist_mlp.runs.training import newest_run
+    from mnist_mlp.runs.directory import newest_run
 
     return load_checkpoint(target or newest_run(), best=best)
 
 
 def read_data(config: Config, root: str | None) -> "Dataset":
     """Load a run's data set from `--root`, from MNIST_MLP_DATA, or from where the run had it."""
-    from mnist_mlp.runs.training import load_config_dataset
+    from mnist_mlp.runs.environment import load_config_dataset
 
     return load_config_dataset(config, root or os.environ.get(DATA_ROOT_VARIABLE))
 

@@ -65,8 +65,9 @@ def check_lesson(
     """
     with open_console(json_, quiet) as console:
         from mnist_mlp.lesson import claims as lesson_claims
-        from mnist_mlp.runs.training import cpu_threads
-        from mnist_mlp.steps.data import has_mnist, load_dataset
+        from mnist_mlp.mnist_files import has_mnist
+        from mnist_mlp.runs.environment import cpu_threads
+        from mnist_mlp.steps.data import load_dataset
 
         mnist_root = common.read_config("mnist", root=root).data.root
         data = load_dataset("mnist" if has_mnist(mnist_root) else "digits", mnist_root)

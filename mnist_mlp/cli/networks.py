@@ -59,7 +59,7 @@ def train(
         if run_dir or dry_run:
             raise UsageError("--resume continues a run in place: omit --run-dir and --dry-run")
         if resume == "latest":
-            from mnist_mlp.runs.training import newest_run
+            from mnist_mlp.runs.directory import newest_run
 
             resume = str(newest_run())
         run_dir = Path(resume)
@@ -79,7 +79,7 @@ def train(
                 events = with_board(events)
             result = show_run(console, events)
         if loaded.report and result.run_dir:
-            from mnist_mlp.runs.training import load_config_dataset
+            from mnist_mlp.runs.environment import load_config_dataset
             from mnist_mlp.views.report import report_on
 
             checkpoint = common.read_checkpoint(result.run_dir)
@@ -101,7 +101,7 @@ def evaluate(
     """Evaluate a trained network: loss, accuracy, scores of each digit, confusion matrix."""
     with open_console(json_, quiet) as console:
         from mnist_mlp.runs.checkpoint import weights_sha256
-        from mnist_mlp.runs.training import cpu_threads, resolve_device, threads_of
+        from mnist_mlp.runs.environment import cpu_threads, resolve_device, threads_of
         from mnist_mlp.steps.evaluate import evaluate_model
 
         torch_device = resolve_device(device or "auto")
@@ -179,7 +179,7 @@ def report(
 ) -> None:
     """Draw a run's pictures, save their numbers beside them, and write the page report.html."""
     with open_console(False, quiet) as console:
-        from mnist_mlp.runs.training import cpu_threads
+        from mnist_mlp.runs.environment import cpu_threads
         from mnist_mlp.views.report import report_on
 
         checkpoint = common.read_checkpoint(target, best)
@@ -201,10 +201,8 @@ def export(
 ) -> None:
     """Write a trained network as a page to explore it, or as a file for other programs."""
     with open_console(False, quiet) as console:
-        from mnist_mlp.runs.checkpoint import run_of
-
         checkpoint = common.read_checkpoint(target, best)
-        name = (run_of(checkpoint) or checkpoint.path.with_suffix("")).absolute().name
+        name = (checkpoint.run_dir or checkpoint.path.with_suffix("")).absolute().name
         path = output or Path(f"{name}.{format_}")
         if path.exists() and path.samefile(checkpoint.path):
             raise UsageError(f"{path}: is the checkpoint itself; choose another --output")
@@ -224,8 +222,7 @@ def export(
             console.print(f"onnxruntime's logits differ from PyTorch's by at most {difference:.2g}")
         else:
             from mnist_mlp.export.page import export_html
-            from mnist_mlp.runs.training import metrics_of
 
             data = common.read_data(checkpoint.config, root)
-            export_html(checkpoint, data, metrics_of(checkpoint), path)
+            export_html(checkpoint, data, checkpoint.rows(), path)
         console.print(f"{checkpoint.path} -> {path}, {path.stat().st_size:,} bytes")

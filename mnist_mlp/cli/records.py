@@ -73,11 +73,11 @@ def download(
     """Download MNIST's four files, unless they are there, and verify their checksums."""
     data = common.read_config(config, root=root).data
     with open_console(json_, quiet) as console:
-        from mnist_mlp.steps.data import MNIST_FILES, fetch_mnist, raw_folder
+        from mnist_mlp.mnist_files import MNIST_FILES, raw_folder, read_mnist
 
         files = [
             {"name": name, "origin": origin, "md5": MNIST_FILES[name].md5}
-            for name, origin in fetch_mnist(Path(data.root), data.mirrors).items()
+            for name, (_, origin) in read_mnist(Path(data.root), data.mirrors).items()
         ]
         for file in files:
             path = raw_folder(data.root) / file["name"]

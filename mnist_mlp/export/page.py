@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from mnist_mlp.constants import CLASSES
 from mnist_mlp.errors import UsageError
 from mnist_mlp.files import write_atomically
-from mnist_mlp.runs.checkpoint import Checkpoint, run_name, weights_sha256
+from mnist_mlp.runs.checkpoint import Checkpoint, weights_sha256
 from mnist_mlp.steps.backprop import chain_rule, is_linear_relu_stack
 from mnist_mlp.steps.data import Dataset, Split, to_images
 from mnist_mlp.steps.evaluate import evaluate_model
@@ -57,7 +57,7 @@ def export_html(
 
     def page(extra: int) -> bytes:
         texts = {
-            "title": escape(run_name(checkpoint)),
+            "title": escape(checkpoint.run_name),
             "data": _json(_page_data(checkpoint, data, rows, extra)),
         }
         filled = re.sub(r"\{\{(title|data)\}\}", lambda match: texts[match[1]], template)
@@ -112,7 +112,7 @@ def _page_data(
         logits = model(to_images(pixels).double())
     weights = [p.detach().flatten().numpy() for p in checkpoint.model.parameters()]
     return {
-        "run": run_name(checkpoint),
+        "run": checkpoint.run_name,
         "dataset": data.name,
         "sizes": checkpoint.config.model.layer_sizes,
         "weights": _base64(np.concatenate(weights).astype("<f4")),

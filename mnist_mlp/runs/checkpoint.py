@@ -299,12 +299,3 @@ def _check_digest(content: bytes, refuse: Callable[[str], NoReturn]) -> None:
 
 def _not_finite(tensors: dict[str, Tensor]) -> str | None:
     return next((name for name, t in tensors.items() if not bool(t.isfinite().all())), None)
-
-
-# TEMPORARY
-def run_of(c):  # type: ignore # noqa
-    return c.run_dir
-
-
-def run_name(c):  # type: ignore # noqa
-    return c.run_name

@@ -251,12 +251,3 @@ def _stopped(signal_number: int, update: int, run_dir: Path | None) -> StoppedEr
     if update and run_dir:
         message += f", and saved; go on with: mnist-mlp train --resume {run_dir}"
     return StoppedError(message, signal_number)
-
-
-# TEMPORARY
-from mnist_mlp.runs.directory import newest_run as newest_run  # noqa
-from mnist_mlp.runs.environment import *  # noqa
-
-
-def metrics_of(c):  # type: ignore # noqa
-    return c.rows()

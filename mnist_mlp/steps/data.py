@@ -159,11 +159,3 @@ def _load_digits() -> tuple[Split, Split]:
         torch.arange(len(labels)).numpy(), test_size=0.2, stratify=digits.target, random_state=0
     )
     return Split(pixels[kept], labels[kept]), Split(pixels[held_out], labels[held_out])
-
-
-# TEMPORARY
-from mnist_mlp.mnist_files import *  # noqa
-
-
-def fetch_mnist(root, mirrors=()):  # type: ignore # noqa
-    return {k: v[1] for k, v in read_mnist(root, mirrors).items()}

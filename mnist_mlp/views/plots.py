@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from mnist_mlp.runs.checkpoint import Checkpoint, run_name
+from mnist_mlp.runs.checkpoint import Checkpoint
 from mnist_mlp.steps.data import Dataset, Split
 from mnist_mlp.steps.evaluate import Evaluation, evaluate_model
 from mnist_mlp.steps.train import EpochResult
@@ -50,7 +50,7 @@ def draw_pictures(
         data: The checkpoint's data set, on the CPU.
         rows: The run's metrics.jsonl; without any there are no curves.
     """
-    run, labels = run_name(checkpoint), data.test.labels.numpy()
+    run, labels = checkpoint.run_name, data.test.labels.numpy()
     network = f"{run}, epoch {checkpoint.epoch} · {data.name}"
     test = f"{network}, {len(labels):,} test images"
     evaluation = evaluate_model(checkpoint.model, *data.test)

@@ -14,8 +14,7 @@ from typing import Any
 
 from mnist_mlp.files import write_atomically
 from mnist_mlp.lesson.table import Claim
-from mnist_mlp.runs.checkpoint import Checkpoint, run_name, run_of
-from mnist_mlp.runs.training import metrics_of
+from mnist_mlp.runs.checkpoint import Checkpoint
 from mnist_mlp.steps.data import Dataset
 from mnist_mlp.steps.evaluate import Evaluation, evaluate_model
 from mnist_mlp.steps.model import count_parameters
@@ -43,9 +42,9 @@ def report_on(checkpoint: Checkpoint, data: Dataset, folder: Path | None = None)
     Raises:
         OSError: A file cannot be written; each file already written is complete.
     """
-    folder = folder or run_of(checkpoint) or Path(f"{checkpoint.path.stem}-report")
+    folder = folder or checkpoint.run_dir or Path(f"{checkpoint.path.stem}-report")
     (folder / "plots").mkdir(parents=True, exist_ok=True)
-    rows = metrics_of(checkpoint)
+    rows = checkpoint.rows()
     pictures = [] if rows else [NO_METRICS.format(": no curves")]
     for picture in draw_pictures(checkpoint, data, rows):
         contents = picture.files()
@@ -66,7 +65,7 @@ def _page(
     facts = _facts(checkpoint, data, test, claims).items()
     metrics = [_format_row(row) for row in rows]
     return Template((parts / "report.html").read_text(encoding="utf-8")).substitute(
-        name=escape(run_name(checkpoint)),
+        name=escape(checkpoint.run_name),
         style=(parts / "report.css").read_text(encoding="utf-8"),
         facts="".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts),
         pictures="\n".join(pictures),

@@ -9,7 +9,6 @@ import torch
 from mnist_mlp import load_config, train_model
 from mnist_mlp.export.page import export_html
 from mnist_mlp.runs.checkpoint import Checkpoint, load_checkpoint
-from mnist_mlp.runs.training import metrics_of
 from mnist_mlp.steps.data import Dataset, load_dataset
 
 
@@ -53,5 +52,5 @@ def html(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     path = tmp_path_factory.mktemp("page") / "page.html"
-    export_html(explorer_checkpoint, explorer_data, metrics_of(explorer_checkpoint), path)
+    export_html(explorer_checkpoint, explorer_data, explorer_checkpoint.rows(), path)
     return path

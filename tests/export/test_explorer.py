@@ -22,8 +22,7 @@ from mnist_mlp import load_config
 from mnist_mlp.errors import UsageError
 from mnist_mlp.export.page import MAX_BYTES, export_html
 from mnist_mlp.lesson.trace import trace_image
-from mnist_mlp.runs.checkpoint import Checkpoint, run_name, weights_sha256
-from mnist_mlp.runs.training import metrics_of
+from mnist_mlp.runs.checkpoint import Checkpoint, weights_sha256
 from mnist_mlp.steps.data import Dataset
 from mnist_mlp.steps.model import build_mlp
 from tests.conftest import REPOSITORY
@@ -252,11 +251,11 @@ def test_a_hostile_run_name(
     path = tmp_path / "hostile.html"
     environment = {"versions": {"torch": "</script><script>document.title = 'bad'</script>"}}
     hostile = replace(checkpoint, path=copied, environment=environment)
-    export_html(hostile, data, metrics_of(checkpoint), path)
+    export_html(hostile, data, checkpoint.rows(), path)
     page = open_page(path)
-    assert page.inner_text("#run-name") == run_name(hostile)
+    assert page.inner_text("#run-name") == hostile.run_name
     assert "bad'" in page.inner_text("#run-name")
-    assert page.title().startswith(run_name(hostile))
+    assert page.title().startswith(hostile.run_name)
     assert page.locator("script").count() == 2
     assert "</script>" in page.inner_text("#facts")
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,12 +19,7 @@ from tests.pictures.test_preprocess import EXPECTED, SAMPLES
 Run = Callable[..., Outcome]
 
 
-@pytest.fixture
-def trained(run: Run) -> None:
-    assert run("train", "--config", "digits", "train.epochs=2", "--quiet").code == 0
-
-
-@pytest.mark.usefixtures("trained")
+@pytest.mark.usefixtures("digits_run")
 def test_many_files_and_folders(run: Run, tmp_path: Path) -> None:
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "4_bad.png").write_text("no picture")
@@ -43,7 +39,7 @@ def test_many_files_and_folders(run: Run, tmp_path: Path) -> None:
     assert f"of {len(EXPECTED)} labelled pictures read right" in outcome.err
 
 
-@pytest.mark.usefixtures("trained")
+@pytest.mark.usefixtures("digits_run")
 def test_show_and_save_what_was_seen(run: Run, tmp_path: Path) -> None:
     picture = SAMPLES / "7_plain.png"
     outcome = run("predict", "runs/digits-001", picture, picture, "--show", "--save-seen", "seen")
@@ -55,7 +51,7 @@ def test_show_and_save_what_was_seen(run: Run, tmp_path: Path) -> None:
         assert saved.ravel().tolist() == EXPECTED["7_plain.png"]
 
 
-@pytest.mark.usefixtures("trained")
+@pytest.mark.usefixtures("digits_run")
 def test_a_wrong_reading_is_told_beside_its_label(run: Run, tmp_path: Path) -> None:
     for digit in range(10):
         (tmp_path / f"{digit}_.png").write_bytes((SAMPLES / "7_plain.png").read_bytes())
@@ -65,16 +61,16 @@ def test_a_wrong_reading_is_told_beside_its_label(run: Run, tmp_path: Path) -> N
     assert run("predict", SAMPLES / "7_plain.png", "--quiet") == Outcome(0, "", "")
 
 
-def test_predict_without_a_network_or_a_picture(run: Run) -> None:
+def test_predict_without_a_network_or_a_picture(run: Run, shared_digits_run: Path) -> None:
     assert run("predict", SAMPLES / "7_plain.png").code == 4
     assert run("predict").code == 2
-    run("train", "--config", "digits", "train.epochs=1", "--quiet")
+    shutil.copytree(shared_digits_run, "runs/digits-001")
     assert run("predict", "runs/digits-001").code == 2
     checkpoint = "runs/digits-001/checkpoints/epoch-001.safetensors"
     assert run("predict", checkpoint, SAMPLES / "7_plain.png").code == 0
 
 
-@pytest.mark.usefixtures("trained")
+@pytest.mark.usefixtures("digits_run")
 def test_trace_takes_a_picture(run: Run) -> None:
     traced = json.loads(run("trace", "--image", SAMPLES / "7_plain.png", "--json").out)
     assert np.rint(np.array(traced["input"]) * 255).tolist() == EXPECTED["7_plain.png"]

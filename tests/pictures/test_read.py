@@ -181,7 +181,8 @@ print(megabytes("VmHWM") - before)
     assert int(used.stdout) <= 64
 
 
-def test_a_thousand_broken_files(tmp_path: Path, model: torch.nn.Module) -> None:
+@pytest.mark.parametrize("count", [200, pytest.param(1_000, marks=pytest.mark.long)])
+def test_broken_files(count: int, tmp_path: Path, model: torch.nn.Module) -> None:
     """Each is read or refused, whatever was done to its bytes."""
     rng = np.random.default_rng(0)
     originals = []
@@ -193,7 +194,7 @@ def test_a_thousand_broken_files(tmp_path: Path, model: torch.nn.Module) -> None
         in_mode(mode).save(path)
         originals.append((path.read_bytes(), kind))
     outcomes = {"read": 0, "refused": 0}
-    for number in range(1_000):
+    for number in range(count):
         content, kind = originals[number % len(originals)]
         broken = bytearray(content)
         for _ in range(rng.integers(1, 8)):
@@ -215,4 +216,4 @@ def test_a_thousand_broken_files(tmp_path: Path, model: torch.nn.Module) -> None
         except ImageError:
             outcomes["refused"] += 1
         path.unlink()
-    assert min(outcomes.values()) > 100
+    assert min(outcomes.values()) > count // 10

@@ -1,28 +1,56 @@
-"""Several processes under torchrun compute what one computes, and outlive each other."""
+"""Several processes compute what one computes, and outlive each other under torchrun."""
 
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from mnist_mlp.runs.checkpoint import load_checkpoint
-from tests.conftest import Outcome, program
+from scripts.forked import Hook, Mark
+from tests.conftest import Outcome, Program, program
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 DIGITS = ("--config", "digits", "train.epochs=12", "train.batch_size=20", "data.validation=101")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
+def together(processes: int, *arguments: str | Path) -> Outcome:
+    """The program in so many forked processes, which find each other as under torchrun."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    started = [
+        Program(*arguments, hooks=[process_of(rank, processes, port)]) for rank in range(processes)
+    ]
+    codes, outs, errs = zip(*(process.wait(120) for process in started), strict=True)
+    return Outcome(max(codes), "".join(outs), "".join(errs))
+
+
+def process_of(rank: int, processes: int, port: int) -> Hook:
+    variables = {
+        "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes,
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "CUDA_VISIBLE_DEVICES": "",
+    }  # fmt: skip
+    return partial(set_variables, variables={name: str(value) for name, value in variables.items()})
+
+
+def set_variables(_mark: Mark, *, variables: dict[str, str]) -> None:
+    os.environ.update(variables)
+
+
 class Job:
-    """The program in so many processes."""
+    """The program in so many processes of torchrun."""
 
     def __init__(self, processes: int, *arguments: str | Path, restarts: int = 0) -> None:
         how = [f"--nproc-per-node={processes}", f"--max-restarts={restarts}", "-m", "mnist_mlp"]
@@ -68,9 +96,10 @@ def same_training(run: str, other: str) -> None:
     ("processes", "overrides"),
     [
         (2, ("train.batch_size=50",)),
-        (3, ("train.batch_size=2", "optimizer.learning_rate=0.003")),  # one has nothing to do
-        (3, ("train.batch_size=2", "optimizer.average=0.9", "augment.rotation=9",
-             "augment.elastic=0.3", "optimizer.learning_rate=0.003")),
+        # Three processes and two examples: one has nothing to do. 437 examples are enough.
+        (3, ("train.batch_size=2", "data.validation=1000", "optimizer.learning_rate=0.003")),
+        (3, ("train.batch_size=2", "data.validation=1000", "optimizer.average=0.9",
+             "augment.rotation=9", "augment.elastic=0.3", "optimizer.learning_rate=0.003")),
         (
             2,
             (
@@ -84,7 +113,7 @@ def test_several_processes_make_the_updates_of_one(
     processes: int, overrides: tuple[str, ...]
 ) -> None:
     arguments = ("train", "--config", "digits", "train.epochs=1", *overrides, "--json")
-    outcome = Job(processes, *arguments, "--run-dir", "several").wait()
+    outcome = together(processes, *arguments, "--run-dir", "several")
     assert outcome.code == 0, outcome
     assert json.loads(outcome.out)["run_dir"] == "several"
     assert outcome.err.count("epoch 1/1") == 1
@@ -96,8 +125,8 @@ def test_several_processes_make_the_updates_of_one(
 
 
 def test_batch_normalisation_takes_one_process() -> None:
-    outcome = Job(2, "train", "--config", "digits", "model.batch_norm=true").wait()
-    assert outcome.code != 0
+    outcome = together(2, "train", "--config", "digits", "model.batch_norm=true")
+    assert outcome.code == 2
     assert outcome.err.count("mnist-mlp: model.batch_norm: trains in one process") == 1
     assert not Path("runs").exists()
 
@@ -106,7 +135,7 @@ def test_batch_normalisation_takes_one_process() -> None:
 def test_two_processes_make_an_epoch_of_mnist_as_one_does(mnist_root: Path) -> None:
     arguments = ("train", "--config", "lesson", "--root", mnist_root, "train.epochs=1",
                  "train.batch_size=64", "optimizer.learning_rate=0.03")  # fmt: skip
-    assert Job(2, *arguments, "--run-dir", "several").wait().code == 0
+    assert together(2, *arguments, "--run-dir", "several").code == 0
     # The chain rule alone would be fused, which rounds otherwise: see test_updates.py.
     assert program(*arguments, "train.backward=autograd", "--run-dir", "one").code == 0
     same_training("several", "one")
@@ -116,7 +145,7 @@ def test_two_processes_make_an_epoch_of_mnist_as_one_does(mnist_root: Path) -> N
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A run of two processes that nothing happens to."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    assert Job(2, "train", *DIGITS, "--run-dir", folder / "run").wait().code == 0
+    assert together(2, "train", *DIGITS, "--run-dir", folder / "run").code == 0
     yield folder / "run"
     shutil.rmtree(folder)
 
@@ -127,7 +156,7 @@ def same_bits(run: str, uninterrupted: Path) -> None:
         assert tensor.equal(load_checkpoint(uninterrupted).model.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.long), 1])
 def test_a_job_whose_process_dies_goes_on_where_torchrun_may_restart_it(
     victim: int, uninterrupted: Path
 ) -> None:
@@ -156,24 +185,21 @@ def test_a_job_whose_process_dies_ends_and_can_be_resumed_by_fewer() -> None:
     assert [row["epoch"] for row in rows("run")] == list(range(13))
 
 
+def wait_a_second(_mark: Mark) -> None:
+    """For other processes, rather than half an hour."""
+    distributed = torch.distributed
+    distributed.init_process_group = partial(
+        distributed.init_process_group, timeout=timedelta(seconds=1)
+    )
+
+
 def test_a_lost_process_is_told_in_words() -> None:
     """A process alone in a job of two: torchrun is not there to end it."""
-    environment = {
-        **ENVIRONMENT, "RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "9",
-    }  # fmt: skip
-    short = "import sys, torch.distributed as d\n"
-    short += "real = d.init_process_group\n"
-    short += "from datetime import timedelta as t\n"
-    short += "d.init_process_group = lambda backend: real(backend, timeout=t(seconds=1))\n"
-    short += "from mnist_mlp.__main__ import main\nmain()\n"
-    process = subprocess.run(
-        [sys.executable, "-c", short, "train", "--config", "digits"],
-        capture_output=True, text=True, env=environment, timeout=100,
-    )  # fmt: skip
-    assert process.returncode == 9, process
-    assert "mnist-mlp: rank 1: another process of this job has ended or cannot be" in process.stderr
-    assert "Traceback" not in process.stderr
+    hooks = [process_of(1, 2, port=9), wait_a_second]
+    outcome = Program("train", "--config", "digits", hooks=hooks).wait(100)
+    assert outcome.code == 9, outcome
+    assert "mnist-mlp: rank 1: another process of this job has ended or cannot be" in outcome.err
+    assert "Traceback" not in outcome.err
 
 
 def test_a_stopped_job_is_saved_and_goes_on(uninterrupted: Path) -> None:
@@ -183,7 +209,7 @@ def test_a_stopped_job_is_saved_and_goes_on(uninterrupted: Path) -> None:
     outcome = job.wait()
     assert outcome.code != 0
     assert outcome.err.count("mnist-mlp: stopped by SIGTERM after update") == 1
-    assert Job(2, "train", "--resume", "run").wait().code == 0
+    assert together(2, "train", "--resume", "run").code == 0
     same_bits("run", uninterrupted)
 
 

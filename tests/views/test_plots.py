@@ -15,7 +15,8 @@ from PIL import Image
 
 from mnist_mlp.config import load_config
 from mnist_mlp.runs.checkpoint import Checkpoint, load_checkpoint
-from mnist_mlp.runs.training import load_config_dataset, metrics_of, train_model
+from mnist_mlp.runs.environment import load_config_dataset
+from mnist_mlp.runs.training import train_model
 from mnist_mlp.steps.data import Dataset, Split, load_dataset
 from mnist_mlp.steps.evaluate import evaluate_model
 from mnist_mlp.steps.train import EpochResult
@@ -47,7 +48,7 @@ def data(checkpoint: Checkpoint) -> Dataset:
 
 @pytest.fixture(scope="module")
 def rows(checkpoint: Checkpoint) -> list[EpochResult]:
-    return metrics_of(checkpoint)
+    return checkpoint.rows()
 
 
 @pytest.fixture(scope="module")
