@@ -1,12 +1,12 @@
 """What the README promises, tried on the real program with one fault after another.
 
-    python scripts/faults.py            # every fault, as often as the README says
+    python scripts/faults.py            # every fault, as often as the README says: 20 minutes
     python scripts/faults.py kills disk # some of them
 
 `tests/test_faults.py` tries the same less often. An outcome that is not as promised ends in an
 AssertionError. The program runs in forked processes (scripts/forked.py), so that a kill costs no
-import; what such a process is told to do to itself (to fail a write, to say that a save begins)
-replaces functions at the edge of the program, never a decision of its.
+import. What such a process is told to do to itself (fail a write, report that a save begins)
+replaces functions at the edge of the program, never one that decides anything.
 """
 
 import contextlib

@@ -1,13 +1,28 @@
-"""How accurate the lesson's 109,386 parameters can be: the table of the README, made anew.
+"""How accurate the lesson's 109,386 parameters can be; makes the README's table.
 
     python scripts/record.py --root data --folder record            # under an hour of one core
     python scripts/record.py --root data --folder record --jobs 2   # two runs at once
 
-Each row is a config, or best.yaml with something left out, trained with several seeds. The test set
-is looked at once in each run, at its end, and chooses nothing. What is finished is not trained
-again, and what was stopped goes on, so that this can be interrupted at any time. `--cost` measures
-the deformation against the update that it is for, and fast.yaml against one epoch of the DataLoader
-loop that everybody copies (scripts/benchmark.py); do not run anything beside it.
+Each row is a config, or best.yaml with something left out, trained with several seeds. Each run
+uses one thread. It evaluates the test set once, at its end, and that chooses nothing. Finished runs
+are not repeated and stopped runs are resumed, so the script can be interrupted at any time.
+`--cost` measures the deformation against the update that it is for, and fast.yaml against one epoch
+of the DataLoader loop of scripts/benchmark.py. Run nothing beside that.
+
+What was measured when the configs were chosen (one or two seeds each, 10,000 training images held
+out; one standard error is 0.1 percentage points):
+
+- best.yaml, 250 epochs: 99.28% with its amounts of deformation, 99.19% with two thirds of them.
+- best.yaml, 40 epochs: 99.05% and 99.02% with learning rates of 0.003 and 0.006; 99.05% and 98.97%
+  with weight decays of 0.05 and 0.2; 99.03% with elastic deformation too; 99.01% with label
+  smoothing; 98.48% without batch normalisation.
+- fast.yaml: 98.84, 98.92, 99.03 and 98.89% with learning rates of 0.005, 0.01, 0.02 and 0.04.
+
+Over 300 epochs nearly all of the gain comes from the deformations. Batch normalisation is what
+makes 20 epochs enough for 99%. A deformation takes 0.49 times as long as the AdamW update that it
+is for (batch size 256, one core), 0.79 times if it is elastic too. fast.yaml takes 14.5 s on two
+threads, 2.2 times an epoch of the DataLoader loop; best.yaml 2.6 minutes on an otherwise idle
+machine.
 """
 
 import json

@@ -28,7 +28,7 @@ def runs(
         if len(found) > 1 and targets:
             show_differences(console, found, differ)
     if json_:
-        rows = [run.to_json() for run in found]
+        rows = [run.model_dump(mode="json") for run in found]
         common.print_json({"runs": rows, "differences": differ} if targets else rows)
 
 

@@ -10,10 +10,10 @@ import logging
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import safetensors
 import safetensors.torch
@@ -190,34 +190,36 @@ def _validation_accuracy(checkpoint: Checkpoint) -> Any:
     return checkpoint.metrics.get("validation_accuracy")
 
 
+class _Refused(Exception):  # noqa: N818 - never leaves this module
+    """Why a file is not a whole checkpoint."""
+
+
 def _read(path: Path) -> Checkpoint:
     """Read and check a checkpoint file.
 
     The header is checked first. Its config determines every tensor's shape, and so the size of the
     file, before the rest is read into memory.
     """
-
-    def refuse(reason: str) -> NoReturn:
-        raise CheckpointError(f"{path}: {reason}; choose another checkpoint, or train again")
-
     try:
         with path.open("rb") as file:
             head = file.read(8)
             header_size = int.from_bytes(head, "little")
             if header_size > MAX_HEADER_BYTES:
-                refuse("not a checkpoint of mnist-mlp, or damaged")
+                raise _Refused("not a checkpoint of mnist-mlp, or damaged")
             head += file.read(header_size)
-            metadata = _check_header(head, os.fstat(file.fileno()).st_size, refuse)
+            metadata = _check_header(head, os.fstat(file.fileno()).st_size)
             content = head + file.read()
+        _check_digest(content)
+        tensors = safetensors.torch.load(content)
+        if bad := _not_finite(tensors):
+            raise _Refused(f"{bad} holds a number that is not finite")
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
-    _check_digest(content, refuse)
-    try:
-        tensors = safetensors.torch.load(content)
-    except safetensors.SafetensorError:
-        refuse("damaged (SafetensorError)")
-    if bad := _not_finite(tensors):
-        refuse(f"{bad} holds a number that is not finite")
+    except (_Refused, safetensors.SafetensorError) as error:
+        reason = error if isinstance(error, _Refused) else "damaged (SafetensorError)"
+        raise CheckpointError(
+            f"{path}: {reason}; choose another checkpoint, or train again"
+        ) from None
     training = {
         name.removeprefix(TRAINING_PREFIX): tensors.pop(name)
         for name in list(tensors)
@@ -237,41 +239,39 @@ def weights_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _check_header(head: bytes, file_size: int, refuse: Callable[[str], NoReturn]) -> _Metadata:
+def _check_header(head: bytes, file_size: int) -> _Metadata:
     """Check a header against its own config and the file's size. Returns its metadata."""
     if len(head) < 8 or not head[8:].startswith(b"{") or len(_DIGEST.findall(head)) != 1:
-        refuse("not a checkpoint of mnist-mlp, or damaged")
+        raise _Refused("not a checkpoint of mnist-mlp, or damaged")
     try:
         header = json.loads(head[8:], object_pairs_hook=_unique)
         named = header.pop("__metadata__")
         if named["format_version"] != FORMAT_VERSION:
-            refuse(f"its format version is not {FORMAT_VERSION}")
+            raise _Refused(f"its format version is not {FORMAT_VERSION}")
         metadata = _Metadata.model_validate(named)
         found = {name: (entry["dtype"], list(entry["shape"])) for name, entry in header.items()}
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        refuse(f"damaged ({type(error).__name__})")
+        raise _Refused(f"damaged ({type(error).__name__})") from None
 
     config = metadata.config
     expected = {name: list(t.shape) for name, t in empty_network(config).state_dict().items()}
     if any(name.startswith(TRAINING_PREFIX) for name in found):  # otherwise: weights only
         expected |= {TRAINING_PREFIX + name: s for name, s in state_shapes(config).items()}
-    losses = TRAINING_PREFIX + "losses"  # (examples,), only within an epoch
-    if losses in found:
-        examples = len(shape := found[losses][1]) == 1 and shape[0]
-        if type(examples) is not int or not 0 < examples <= max(TRAINING_EXAMPLES.values()):
-            refuse(f"{losses} is {_shown(shape)}, not a part of an epoch")
-        expected[losses] = [examples]
+    losses = TRAINING_PREFIX + "losses"  # (examples so far,), only within an epoch
+    match found.get(losses):
+        case (_, [int(examples)]) if 0 < examples <= max(TRAINING_EXAMPLES.values()):
+            expected[losses] = [examples]
     if found.keys() != expected.keys():
         odd = _shown(min(found.keys() ^ expected.keys()))
-        refuse(f"its tensors are not those of its config's network (see {odd})")
+        raise _Refused(f"its tensors are not those of its config's network (see {odd})")
     for name, shape in expected.items():
         if found[name] != ("F32", shape):
-            refuse(
+            raise _Refused(
                 f"{name} is {_shown(found[name][1])} of {_shown(found[name][0])}, "
                 f"where its config has {shape} of F32"
             )
     if file_size != len(head) + 4 * sum(map(math.prod, expected.values())):
-        refuse("damaged: cut short, or longer than its header says")
+        raise _Refused("damaged: cut short, or longer than its header says")
     return metadata
 
 
@@ -287,14 +287,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return unique
 
 
-def _check_digest(content: bytes, refuse: Callable[[str], NoReturn]) -> None:
+def _check_digest(content: bytes) -> None:
     match = _DIGEST.search(content)  # the first is the header's
     start, end = match.span(1) if match else (0, 0)
     digest = hashlib.sha256(content[:start])
     digest.update(ZEROS.encode())
     digest.update(memoryview(content)[end:])
     if digest.hexdigest().encode() != content[start:end]:
-        refuse("damaged: its content does not match its own digest")
+        raise _Refused("damaged: its content does not match its own digest")
 
 
 def _not_finite(tensors: dict[str, Tensor]) -> str | None:

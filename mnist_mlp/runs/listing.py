@@ -3,18 +3,18 @@
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from mnist_mlp.config import Config, load_config
-from mnist_mlp.errors import ConfigError, UsageError
+from mnist_mlp.errors import UsageError
 from mnist_mlp.runs.directory import RUNS
 
 
-@dataclass(frozen=True)
-class RunSummary:
+class RunSummary(BaseModel):
     """A run in one row. Losses, accuracies and seconds are those of its last finished epoch."""
 
     path: Path
@@ -23,20 +23,11 @@ class RunSummary:
     epochs: int
     epochs_wanted: int
     finished: bool
-    train_loss: float | None
-    validation_accuracy: float | None
-    test_accuracy: float | None
-    seconds: float | None
-    last_epoch: datetime | None
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields, as JSON types."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return values | {
-            "path": str(self.path),
-            "config": self.config.model_dump(mode="json"),
-            "last_epoch": self.last_epoch and self.last_epoch.isoformat(timespec="seconds"),
-        }
+    train_loss: float | None = None
+    validation_accuracy: float | None = None
+    test_accuracy: float | None = None
+    seconds: float | None = None
+    last_epoch: datetime | None = None
 
 
 def list_runs(folder: Path = RUNS) -> list[RunSummary]:
@@ -57,16 +48,14 @@ def summarise(path: Path) -> RunSummary:
     """
     if not (path / "config.yaml").is_file():
         raise UsageError(f"{path}: not a run directory; mnist-mlp runs lists those under {RUNS}/")
-    try:
-        config = load_config(path / "config.yaml", environment={})
-    except ConfigError as error:
-        raise UsageError(str(error)) from None
+    config = load_config(path / "config.yaml", environment={})
     metrics = path / "metrics.jsonl"
     last: dict[str, Any] = {}
     with suppress(OSError, ValueError, TypeError):  # a last line may be torn
         for line in metrics.read_text(encoding="utf-8").splitlines():
             last = dict(json.loads(line))
-    epochs = last.get("epoch", 0)
+    written = datetime.fromtimestamp(metrics.stat().st_mtime, UTC) if last else None
+    epochs = last.pop("epoch", 0)
     return RunSummary(
         path=path,
         config=config,
@@ -74,11 +63,8 @@ def summarise(path: Path) -> RunSummary:
         epochs=epochs,
         epochs_wanted=config.train.epochs,
         finished=epochs == config.train.epochs,
-        train_loss=last.get("train_loss"),
-        validation_accuracy=last.get("validation_accuracy"),
-        test_accuracy=last.get("test_accuracy"),
-        seconds=last.get("seconds"),
-        last_epoch=datetime.fromtimestamp(metrics.stat().st_mtime, UTC) if last else None,
+        last_epoch=written and written.replace(microsecond=0),
+        **last,
     )
 
 

@@ -108,19 +108,15 @@ class Updates(Protocol):
         return overdue
 
 
+@dataclass(eq=False)
 class TorchUpdates(Updates):
     """Updates by PyTorch's modules and optimizers, one step of the lesson after the other."""
 
-    def __init__(
-        self,
-        model: nn.Sequential,
-        optimizer: Optimizer,
-        backward: Backward,
-        train: Split,
-        batch_size: int,
-    ) -> None:
-        self.model, self.optimizer, self.backward = model, optimizer, backward
-        self.train, self.batch_size = train, batch_size
+    model: nn.Sequential
+    optimizer: Optimizer
+    backward: Backward
+    train: Split
+    batch_size: int
 
     def epoch(
         self, epoch: int, order: Tensor, learning_rates: Sequence[float], done: int, logits: Tensor
@@ -204,14 +200,14 @@ def train(
     """
     meter = _Meter(updates, data, learning_rates, epochs, test_each_epoch)
     if not resume:
-        yield meter.untrained()
+        yield meter.evaluate()  # the untrained network
     for epoch in range(resume.epoch if resume else 1, epochs + 1):  # for each epoch:
         order = epoch_order(len(data.train.labels), seed, epoch).to(data.train.labels.device)
         rates, done = meter.begin(epoch, order, resume)
         # for each training example, in batches: forward pass, loss, backward pass, update
         for batch in updates.epoch(epoch, order, rates, done, meter.logits):
-            if meter.report_due(batch):
-                yield meter.progress(batch)
+            if progress := meter.progress(batch):
+                yield progress
         yield meter.evaluate()  # evaluate on the test set
 
 
@@ -230,21 +226,15 @@ class _Meter:
         test_each_epoch: bool,
     ) -> None:
         examples, device = len(data.train.labels), data.train.labels.device
-        self.updates, self.data, self.learning_rates = updates, data, iter(learning_rates)
+        self.updates, self.data = updates, data
+        rates = iter(learning_rates)
+        self.learning_rate = next(rates)
+        self.learning_rates = chain([self.learning_rate], rates)
         self.epochs, self.test_each_epoch = epochs, test_each_epoch
         self.batches = math.ceil(examples / updates.batch_size)
         self.logits = torch.empty(examples, CLASSES, device=device)
         self.losses = torch.empty(examples, device=device)
         self.epoch, self.started = 0, 0.0
-
-    def untrained(self) -> EpochResult:
-        """Row 0."""
-        self.learning_rate = next(self.learning_rates)
-        self.learning_rates = chain([self.learning_rate], self.learning_rates)
-        network = self.updates.network()
-        untrained = evaluate_model(network, *self.data.train)
-        self.loss, self.accuracy = untrained.loss, untrained.accuracy
-        return self._result(network)
 
     def begin(self, epoch: int, order: Tensor, resume: Position | None) -> tuple[list[float], int]:
         """Begin an epoch, or resume within it. Returns its learning rates and its batches done."""
@@ -262,13 +252,11 @@ class _Meter:
             self.losses[: self.seen] = resume.losses
         return rates, self.seen // self.updates.batch_size  # never within the last, smaller batch
 
-    def report_due(self, batch: int) -> bool:
-        """Whether to report after this batch; always after the epoch's last."""
+    def progress(self, batch: int) -> Progress | None:
+        """Measure the batches since the last report, if one is due; it is after the last batch."""
         overdue = time.monotonic() - self.reported > PROGRESS_S
-        return batch == self.batches - 1 or self.updates.report_due(batch, overdue)
-
-    def progress(self, batch: int) -> Progress:
-        """Measure the batches since the last report."""
+        if batch < self.batches - 1 and not self.updates.report_due(batch, overdue):
+            return None
         new = slice(self.seen, min((batch + 1) * self.updates.batch_size, len(self.targets)))
         logits, targets = self.logits[new], self.targets[new]
         self.updates.complete(logits)
@@ -292,14 +280,13 @@ class _Meter:
         )
 
     def evaluate(self) -> EpochResult:
-        """The row of the epoch that has just ended."""
-        network = self.updates.network()
+        """The row of the epoch that has just ended, or of the untrained network."""
+        network, data, epoch = self.updates.network(), self.data, self.epoch
+        if not epoch:
+            untrained = evaluate_model(network, *data.train)
+            self.loss, self.accuracy = untrained.loss, untrained.accuracy
         if not all(bool(weight.isfinite().all()) for weight in self.updates.model.parameters()):
-            raise self._diverged("a weight after", self.epoch * self.batches)
-        return self._result(network)
-
-    def _result(self, network: nn.Module) -> EpochResult:
-        data, epoch = self.data, self.epoch
+            raise self._diverged("a weight after", epoch * self.batches)
         with_test = self.test_each_epoch or epoch == self.epochs
         held_out: dict[str, float | None] = {}
         for name, split in {

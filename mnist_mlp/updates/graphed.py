@@ -6,37 +6,28 @@ reads its examples and its learning rate there, and advances it.
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
-from mnist_mlp.steps.backprop import Backward
-from mnist_mlp.steps.data import Split
 from mnist_mlp.steps.train import TorchUpdates
 
 
+@dataclass(eq=False)
 class GraphedUpdates(TorchUpdates):
     """`TorchUpdates` as a CUDA graph. The optimizer's learning rate must be a tensor on the device.
 
     On a CPU nothing is recorded; the same operations run one by one.
     """
 
-    def __init__(
-        self,
-        model: nn.Sequential,
-        optimizer: Optimizer,
-        backward: Backward,
-        train: Split,
-        batch_size: int,
-    ) -> None:
-        super().__init__(model, optimizer, backward, train, batch_size)
-        examples, device = len(train.labels), train.labels.device
+    def __post_init__(self) -> None:
+        examples, device = len(self.train.labels), self.train.labels.device
         self.order = torch.empty(examples, dtype=torch.int64, device=device)
-        self.learning_rates = torch.empty(-(-examples // batch_size), device=device)
+        self.learning_rates = torch.empty(-(-examples // self.batch_size), device=device)
         self.batch = torch.zeros(1, dtype=torch.int64, device=device)
-        self.offsets = torch.arange(batch_size, device=device)
+        self.offsets = torch.arange(self.batch_size, device=device)
         self.logits: Tensor | None = None
         self.replays: dict[int, Callable[[], None]] = {}
 
@@ -54,26 +45,23 @@ class GraphedUpdates(TorchUpdates):
         for batch in range(done, len(learning_rates)):
             count = min(size, examples - batch * size)
             if count not in self.replays:
-                self.replays[count] = self._record(count)
+                self.replays[count] = self._record(count, batch)
             self.replays[count]()
             yield batch
 
-    def _update_here(self, count: int) -> None:
-        """Make the update of the current batch, of `count` examples."""
+    def _make_next(self, count: int) -> None:
+        """Make the update of the current batch, of `count` examples, and advance."""
         assert self.logits is not None  # noqa: S101 - `epoch` has set it
         rows = self.batch * self.batch_size + self.offsets[:count]
         self.optimizer.param_groups[0]["lr"].copy_(self.learning_rates[self.batch][0])
         self.logits.index_copy_(0, rows, self.update(rows))
-
-    def _update_and_advance(self, count: int) -> None:
-        self._update_here(count)
         self.batch += 1
 
-    def _record(self, count: int) -> Callable[[], None]:
-        """A function that makes an update of `count` examples and advances.
+    def _record(self, count: int, batch: int) -> Callable[[], None]:
+        """A recording of `_make_next`. Nothing has changed when this returns.
 
         Before recording, libraries and the optimizer need a few updates to initialise themselves.
-        These are undone afterwards, in the weights and in the optimizer's state.
+        These are undone afterwards: in the position, the weights and the optimizer's state.
         """
         parameters = list(self.model.parameters())
         weights = [parameter.detach().clone() for parameter in parameters]
@@ -82,7 +70,8 @@ class GraphedUpdates(TorchUpdates):
             for parameter, values in self.optimizer.state.items()
             for key, value in values.items()
         }
-        replay = self._warm_up_and_record(count)
+        replay = self._warm_up_and_record(count, batch)
+        self.batch.fill_(batch)
         with torch.no_grad():
             for parameter, before in zip(parameters, weights, strict=True):
                 parameter.copy_(before)
@@ -94,7 +83,7 @@ class GraphedUpdates(TorchUpdates):
                         value.zero_()  # the state that an optimizer starts with
         return replay
 
-    def _warm_up_and_record(self, count: int) -> Callable[[], None]:
+    def _warm_up_and_record(self, count: int, batch: int) -> Callable[[], None]:
         cuda = self.batch.device.type == "cuda"
         stream = torch.cuda.Stream() if cuda else None  # type: ignore[no-untyped-call]
         if stream:
@@ -102,11 +91,12 @@ class GraphedUpdates(TorchUpdates):
         with torch.cuda.stream(stream), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*capturable")  # not recorded yet
             for _ in range(3):
-                self._update_here(count)
+                self.batch.fill_(batch)
+                self._make_next(count)
         if not stream:
-            return partial(self._update_and_advance, count)
+            return partial(self._make_next, count)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self._update_and_advance(count)
+            self._make_next(count)
         return graph.replay

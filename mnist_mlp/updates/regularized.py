@@ -6,38 +6,26 @@ folded into its layers. That network is as plain as one trained without any of t
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from mnist_mlp.steps.backprop import Backward
-from mnist_mlp.steps.data import Split
 from mnist_mlp.steps.model import fold_batch_norm
 from mnist_mlp.steps.train import TorchUpdates
 from mnist_mlp.updates.deformation import Deformation
 
 
+@dataclass(eq=False)
 class RegularizedUpdates(TorchUpdates):
     """`TorchUpdates` on deformed images, followed by an average of the weights; each optional.
 
     The seed decides the deformations, which differ from epoch to epoch.
     """
 
-    def __init__(
-        self,
-        model: nn.Sequential,
-        optimizer: Optimizer,
-        backward: Backward,
-        train: Split,
-        batch_size: int,
-        *,
-        deformation: Deformation | None = None,
-        average: "WeightAverage | None" = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(model, optimizer, backward, train, batch_size)
-        self.deformation, self.average, self.seed = deformation, average, seed
+    deformation: Deformation | None = None
+    average: "WeightAverage | None" = None
+    seed: int = 0
 
     def epoch(
         self, epoch: int, order: Tensor, learning_rates: Sequence[float], done: int, logits: Tensor

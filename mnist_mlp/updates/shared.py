@@ -1,8 +1,13 @@
 """Updates shared by several processes, as `torchrun` starts them.
 
 Each process computes the gradient of its part of every batch. The gradients are summed, so that
-all processes make the update that a single one would make, equal to rounding.
+all processes make the update that a single one would make, equal to rounding: after an epoch of
+MNIST the losses agree to 1e-5. On CPUs this only shows how it works: the network is too small to
+gain from it. A job whose process dies can go on with `torchrun --max-restarts`, or with `--resume`
+in any number of processes. NCCL and several machines have not been tried.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,6 +21,7 @@ ASKED_EACH = 16
 """Updates after which the processes ask each other whether a progress report is due."""
 
 
+@dataclass(eq=False)
 class SharedUpdates(RegularizedUpdates):
     """Each process computes a part of every batch.
 
