@@ -23,15 +23,17 @@ from mnist_mlp.steps.data import Dataset
 
 WAIT_S = 60
 
+FIREFOX = "firefox-esr" if shutil.which("firefox-esr") else "firefox"
+
 
 class Firefox:
     """A message is `length:[0, id, command, parameters]`; a reply, `[1, id, error, result]`."""
 
-    programs = ("firefox-esr",)
+    programs = (FIREFOX,)
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         (folder / "user.js").write_text('user_pref("marionette.port", 0);\n')
-        command = ["firefox-esr", "--headless", "--marionette", "--profile", str(folder)]
+        command = [FIREFOX, "--headless", "--marionette", "--profile", str(folder)]
         start(command, stack, env=os.environ | {"HOME": str(folder)})
         port_file = folder / "MarionetteActivePort"
         until(lambda: port_file.exists() and port_file.read_text())
