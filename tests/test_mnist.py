@@ -17,12 +17,14 @@ from tests.conftest import program
 pytestmark = [pytest.mark.mnist, pytest.mark.timeout(1200)]
 
 
-def test_mnist_yaml_over_five_seeds(mnist_root: Path) -> None:
+@pytest.mark.parametrize("seeds", [range(1), pytest.param(range(5), marks=pytest.mark.long)])
+def test_mnist_yaml_over_seeds(seeds: range, mnist_root: Path) -> None:
     overrides = [f"data.root={mnist_root}", "train.test_each_epoch=false"]
-    results = [train_model(load_config("mnist", [*overrides, f"seed={seed}"])) for seed in range(5)]
+    results = [train_model(load_config("mnist", [*overrides, f"seed={seed}"])) for seed in seeds]
     accuracies = [result.test_accuracy or 0 for result in results]
     assert min(accuracies) >= 0.980, accuracies
-    assert statistics.mean(accuracies) >= 0.982, accuracies
+    if len(seeds) > 1:  # one seed may lie below the mean
+        assert statistics.mean(accuracies) >= 0.982, accuracies
 
 
 def test_lesson_yaml_to_the_letter(mnist_root: Path) -> None:
