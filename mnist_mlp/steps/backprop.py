@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from mnist_mlp.steps.loss import cross_entropy, softmax
 
 Backward = Callable[[Tensor, Tensor], Tensor]
-"""Maps images (B, D) and labels (B,) to the logits (B, C), detached, and computes gradients."""
+"""Runs the forward and the backward pass on images (B, D) and labels (B,).
+
+It writes each parameter's `.grad` and returns the logits (B, C), detached.
+"""
 
 
 def autograd(model: nn.Module) -> Backward:
@@ -30,6 +33,8 @@ def autograd(model: nn.Module) -> Backward:
 def chain_rule(model: nn.Sequential) -> Backward:
     """Gradients by the lesson's formula, for a model that `is_linear_relu_stack` accepts.
 
+    They are written into `.grad` tensors that are made here: do not call `zero_grad`.
+
     Raises:
         ValueError: The model is of another kind.
     """
@@ -43,13 +48,14 @@ def chain_rule(model: nn.Sequential) -> Backward:
 
     @torch.no_grad()
     def backward(images: Tensor, labels: Tensor) -> Tensor:
-        # Forward pass. activations[k] is the input of layer k+1: x, a₁, a₂, each (B, inputs).
+        # Forward pass. activations[k] is the input of layers[k]: x, a₁, a₂, each (B, inputs).
         activations = [images.flatten(1)]
         for W, b in zip(weights[:-1], biases[:-1], strict=True):
             activations.append(torch.addmm(b, activations[-1], W.t()).relu_())  # ReLU(W·a + b)
         logits = torch.addmm(biases[-1], activations[-1], weights[-1].t())  # (B, C)
 
-        # For the last layer ∂L/∂softmax · ∂softmax/∂z is p − y. The loss is a mean over B.
+        # dz stands for ∂L/∂z, da for ∂L/∂a. For the last layer ∂L/∂softmax · ∂softmax/∂z is p − y,
+        # divided by B, since the loss is a mean over the batch.
         dz = (softmax(logits) - one_hot[labels]).div_(len(labels))  # (B, C)
         for k in range(len(layers) - 1, -1, -1):
             W, b, a = weights[k], biases[k], activations[k]
@@ -69,6 +75,7 @@ def is_linear_relu_stack(model: nn.Module) -> bool:
     linear, relu = modules[1::2], modules[2::2]
     return (
         isinstance(model, nn.Sequential)
+        and len(modules) > 1
         and len(modules) % 2 == 0
         and type(modules[0]) is nn.Flatten
         and all(type(module) is nn.Linear and module.bias is not None for module in linear)

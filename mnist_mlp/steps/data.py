@@ -1,7 +1,7 @@
 """Step 1: an image is a vector x of 784 pixels, each from 0 (black) to 1 (white).
 
 There are two data sets: MNIST, and scikit-learn's handwritten digits, which need no download.
-Both are held in memory as whole tensors on the training device. There is no DataLoader.
+Both are loaded whole into memory and moved to the training device. There is no DataLoader.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ class Split(NamedTuple):
 
     @property
     def images(self) -> Tensor:
-        """All images (N, 784), float32 in [0, 1]; computed at each call."""
+        """All images (N, 784), float32 in [0, 1]; computed at each access."""
         return to_images(self.pixels)
 
 
@@ -103,15 +103,18 @@ def load_dataset(
     if not validation:
         return Dataset(name, train, None, test)
     order = torch.randperm(examples, generator=keyed_generator(seed, "validation"))
-    held_out, kept = (
+    held_out, rest = (
         Split(train.pixels[index], train.labels[index])
         for index in torch.split(order, [validation, examples - validation])
     )
-    return Dataset(name, kept, held_out, test)
+    return Dataset(name, rest, held_out, test)
 
 
 def keyed_generator(*key: int | str) -> torch.Generator:
-    """A CPU random number generator whose numbers depend only on the key, not on past draws."""
+    """A CPU random number generator whose numbers depend only on the key, not on past draws.
+
+    So a run that resumes at some epoch draws what it would have drawn without the interruption.
+    """
     digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
@@ -155,7 +158,7 @@ def _load_digits() -> tuple[Split, Split]:
     scaled = F.interpolate(small, size=(20, 20), mode="bilinear", align_corners=False)
     pixels = F.pad(scaled, (4, 4, 4, 4)).flatten(1).mul(255).round().byte()  # (N, 784)
     labels = torch.from_numpy(digits.target).long()
-    kept, held_out = train_test_split(
+    train, test = train_test_split(
         torch.arange(len(labels)).numpy(), test_size=0.2, stratify=digits.target, random_state=0
     )
-    return Split(pixels[kept], labels[kept]), Split(pixels[held_out], labels[held_out])
+    return Split(pixels[train], labels[train]), Split(pixels[test], labels[test])

@@ -1,4 +1,4 @@
-"""Step 8, its last line: loss and accuracy on examples that the network does not learn from."""
+"""Step 8, its last line: loss and accuracy, above all on examples that are not learned from."""
 
 from dataclasses import dataclass
 

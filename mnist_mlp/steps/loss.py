@@ -8,9 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-VECTOR = 16
-"""float32 numbers in the widest vector register of a CPU (AVX-512)."""
-
 
 def softmax(logits: Tensor, dim: int = -1, out: Tensor | None = None) -> Tensor:
     """Probabilities of logits (B, C): each in [0, 1], with sum 1 along dim. `out` receives them."""
@@ -25,10 +22,11 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
     """−log p[label] of each example (B,), in nats, for logits (B, C) and labels (B,).
 
-    An example's loss is the same, bit for bit, whatever batch it is in.
+    An example's loss is the same, bit for bit, whatever other examples are with it: what a run
+    reports must not depend on when it reports, or on where it was resumed.
     """
-    # PyTorch rounds the rows that fill a vector register differently from those left over.
-    padding = -len(labels) % VECTOR
+    # PyTorch rounds examples that fill a vector register differently from those left over.
+    padding = -len(labels) % 16  # float32 numbers in the widest register, AVX-512's
     logits, targets = F.pad(logits, (0, 0, 0, padding)), F.pad(labels, (0, padding))
     # As one image of B pixels with C channels PyTorch computes the same numbers six times faster.
     losses = F.cross_entropy(logits.t()[None], targets[None], reduction="none")[0]

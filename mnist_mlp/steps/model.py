@@ -49,19 +49,21 @@ def build_mlp(
             torch.default_generator.manual_seed(seed)
         modules: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
         for number, (inputs, outputs) in enumerate(pairwise(layer_sizes), start=1):
-            if number > 1:
-                modules[f"{activation}{number - 1}"] = ACTIVATIONS[activation]()
-            modules[f"layer{number}"] = nn.Linear(inputs, outputs)  # W (outputs, inputs), b
-            if batch_norm and number < len(layer_sizes) - 1:
-                modules[f"norm{number}"] = nn.BatchNorm1d(outputs)
+            modules[f"layer{number}"] = nn.Linear(
+                inputs, outputs
+            )  # z = W·x + b; W (outputs, inputs)
+            if number < len(layer_sizes) - 1:
+                if batch_norm:
+                    modules[f"norm{number}"] = nn.BatchNorm1d(outputs)
+                modules[f"{activation}{number}"] = ACTIVATIONS[activation]()  # a = ReLU(z)
         return nn.Sequential(modules)
 
 
 def fold_batch_norm(model: nn.Sequential) -> nn.Sequential:
-    """A network that computes the same without batch normalisation; a model without any is kept.
+    """A network that computes the same without batch normalisation; the model itself without any.
 
-    In evaluation, normalisation is a linear function, γ·(z − mean)/√(variance + ε) + β. It becomes
-    part of the layer before it.
+    In eval mode, with its running mean and variance, normalisation is a linear function,
+    γ·(z − mean)/√(variance + ε) + β. It becomes part of the layer before it.
     """
     if not any(isinstance(module, nn.BatchNorm1d) for module in model):
         return model

@@ -35,7 +35,7 @@ def build_optimizer(
             momentum=momentum,
             nesterov=nesterov and momentum > 0,
             weight_decay=weight_decay,
-            # One pass over the weights instead of several. Plain SGD takes one pass anyway.
+            # One pass over the weights instead of several; the plain formula takes one anyway.
             fused=graphed or momentum > 0,
         )
     adaptive: type[Adam] = {"adam": Adam, "adamw": AdamW}[name]
@@ -52,8 +52,9 @@ def learning_rates(
 ) -> Iterator[float]:
     """The learning rate of each update of a run, under a schedule by name.
 
-    `constant` keeps learning_rate, `step` multiplies it by gamma every step_updates, `cosine`
-    lowers it to 0, `one_cycle` raises it over the warmup_fraction of the run, then lowers it.
+    Over the `updates` of the whole run, `constant` keeps learning_rate, `step` multiplies it by
+    gamma every step_updates, `cosine` lowers it towards 0, and `one_cycle` raises it to
+    learning_rate over the warmup_fraction of the run, then lowers it.
     """
     if name == "constant":
         return repeat(learning_rate, updates)
@@ -68,7 +69,7 @@ def learning_rates(
             holder,
             max_lr=learning_rate,
             total_steps=updates,
-            # OneCycleLR divides by the length of the rise less one update.
+            # OneCycleLR divides by the length of the rise less one update: it must not be one.
             pct_start=warmup_fraction if warmup_fraction * updates > 1 else 0.0,
             cycle_momentum=False,
         )

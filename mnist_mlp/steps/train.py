@@ -1,7 +1,7 @@
 """Step 8: for each epoch, for each training example: forward, loss, backward, update; evaluate.
 
 `train` is that loop. It yields what happens and prints nothing. `TorchUpdates` is the readable way
-to make its updates, from the functions of Steps 1 to 7. `mnist_mlp.updates` has faster ways.
+to make its updates, from the functions of Steps 1 to 7. `mnist_mlp.updates` has other ways.
 """
 
 import math
@@ -28,9 +28,10 @@ PROGRESS_S = 0.2
 
 @dataclass(frozen=True)
 class Position:
-    """Where to resume: in `epoch` (from 1), after the examples that `losses` (n,) belong to.
+    """Where to resume: in `epoch` (from 1), with the example after its first n.
 
-    `correct` counts those of them that were classified correctly.
+    `losses` (n,) are the losses of these n examples, and `correct` of them were classified
+    correctly. n is a whole number of batches and not the whole epoch.
     """
 
     epoch: int
@@ -42,7 +43,7 @@ class Position:
 class Progress:
     """How far training is. `loss` and `accuracy` are means over this epoch's examples so far.
 
-    The next event overwrites `position.losses`.
+    `position.losses` is a view: copy it to keep it beyond the next event.
     """
 
     epoch: int
@@ -59,7 +60,7 @@ class EpochResult:
 
     `train_loss` and `train_accuracy` are measured on each batch just before its update; in row 0,
     the untrained network, on the whole training set. `learning_rate` is that of the last update
-    (in row 0: of the first). `seconds` counts from the first update.
+    (in row 0: of the first). `seconds` counts from the first update, or from where a run resumed.
     """
 
     epoch: int
@@ -76,9 +77,13 @@ class EpochResult:
 
 
 class Updates(Protocol):
-    """What `train` needs of a way to make updates. One update is Steps 2 to 7 on one batch."""
+    """What `train` needs of a way to make updates. One update is Steps 2 to 7 on one batch.
+
+    Subclass it: every method but `epoch` has a default.
+    """
 
     model: nn.Sequential
+    """The model that is trained; it may lag behind until `network` is called."""
     batch_size: int
 
     def epoch(
@@ -91,26 +96,33 @@ class Updates(Protocol):
             order: (N,), the examples' indices. Each update takes the next `batch_size` of them.
             learning_rates: One for each update.
             done: Skip this many batches: their updates were made before the run was stopped.
-            logits: (N, C). Each update writes its batch's logits from before the update.
+            logits: (N, 10), the same tensor in every epoch. Each update writes its rows, row i for
+                example order[i]: the network's answer before the update.
         """
         ...
 
     def network(self) -> nn.Sequential:
-        """The network to evaluate and save, with the weights that the updates have made so far."""
+        """The network to evaluate and save; also brings `model` up to date."""
         return self.model
 
     def complete(self, logits: Tensor) -> None:
-        """Make these rows of the logits complete before they are read. By default they are."""
+        """Called before these rows are read: of several processes, each has written only a part."""
         return
 
     def report_due(self, batch: int, overdue: bool) -> bool:
-        """Whether to report progress after a batch. `overdue`: the last report is long ago."""
+        """Whether to report progress after a batch; several processes must all decide alike.
+
+        `overdue`: the last report was more than `PROGRESS_S` ago.
+        """
         return overdue
 
 
 @dataclass(eq=False)
 class TorchUpdates(Updates):
-    """Updates by PyTorch's modules and optimizers, one step of the lesson after the other."""
+    """Updates by PyTorch's modules and optimizers, one step of the lesson after the other.
+
+    The optimizer has the model's parameters in one group, and `backward` belongs to the model.
+    """
 
     model: nn.Sequential
     optimizer: Optimizer
@@ -131,14 +143,14 @@ class TorchUpdates(Updates):
             yield batch
 
     def update(self, rows: slice | Tensor) -> Tensor:
-        """Make one update with these rows of the epoch's order; their logits (B, C) before it."""
+        """Update on the examples order[rows]. Returns their logits (B, 10) from before."""
         images, labels = self.examples(rows)
         logits = self.backward(images, labels)  # forward pass, loss, backward pass
         self.optimizer.step()  # update
         return logits
 
     def examples(self, rows: slice | Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, 784) and labels (B,)."""
+        """The images (B, 784) and labels (B,) of order[rows]."""
         pixels, labels = (tensor.index_select(0, self.order[rows]) for tensor in self.train)
         return to_images(pixels), labels
 
@@ -155,7 +167,9 @@ def fit(
     backward: Backward | None = None,
     test_each_epoch: bool = True,
 ) -> Iterator[Progress | EpochResult]:
-    """Train a model in place with a PyTorch optimizer; yields as `train` does.
+    """Train a model in place with a PyTorch optimizer, while one iterates over what this yields.
+
+    See `train`, which yields it.
 
     Args:
         model: Maps images (B, 784) to logits (B, C), on the data's device.
@@ -172,12 +186,13 @@ def fit(
         DivergedError: A loss or a weight is not finite. The message names the first such update.
     """
     updates = TorchUpdates(model, optimizer, backward or autograd(model), data.train, batch_size)
-    rates = learning_rates or repeat(float(optimizer.param_groups[0]["lr"]))
+    if learning_rates is None:
+        learning_rates = repeat(float(optimizer.param_groups[0]["lr"]))
     return train(
         updates,
         data,
         epochs=epochs,
-        learning_rates=rates,
+        learning_rates=learning_rates,
         seed=seed,
         test_each_epoch=test_each_epoch,
     )
@@ -195,26 +210,26 @@ def train(
 ) -> Iterator[Progress | EpochResult]:
     """Step 8. Yields an `EpochResult` for epoch 0 (untrained), 1, ... and `Progress` in between.
 
-    `fit` explains the arguments. With `resume`, training goes on from there: the model and the
-    optimizer must be as they were, and row 0 is left out.
+    `fit` explains most arguments. With `resume`, training goes on from there: the model and the
+    optimizer must be as they were, and epoch 0 is left out.
     """
-    meter = _Meter(updates, data, learning_rates, epochs, test_each_epoch)
+    tracker = _Tracker(updates, data, learning_rates, epochs, test_each_epoch)
     if not resume:
-        yield meter.evaluate()  # the untrained network
+        yield tracker.evaluate()  # the untrained network
     for epoch in range(resume.epoch if resume else 1, epochs + 1):  # for each epoch:
         order = epoch_order(len(data.train.labels), seed, epoch).to(data.train.labels.device)
-        rates, done = meter.begin(epoch, order, resume)
+        rates, done = tracker.begin(epoch, order, resume)
         # for each training example, in batches: forward pass, loss, backward pass, update
-        for batch in updates.epoch(epoch, order, rates, done, meter.logits):
-            if progress := meter.progress(batch):
+        for batch in updates.epoch(epoch, order, rates, done, tracker.logits):
+            if progress := tracker.progress(batch):
                 yield progress
-        yield meter.evaluate()  # evaluate on the test set
+        yield tracker.evaluate()  # evaluate on the test set
 
 
-class _Meter:
-    """Measures an epoch as it runs: losses, accuracy, time, and whether all numbers are finite.
+class _Tracker:
+    """What stands around Step 8: learning rates, where to resume, progress, results, finiteness.
 
-    The numbers stay on the device until they are reported: reading one waits for the device.
+    Numbers stay on the device until they are reported: reading one waits for the device.
     """
 
     def __init__(
@@ -246,18 +261,21 @@ class _Meter:
             raise ValueError(f"learning_rates ends within epoch {epoch}")
         self.epoch, self.learning_rate = epoch, rates[-1]
         self.targets = self.data.train.labels[order]
-        self.seen = self.correct = 0
+        self.measured = self.correct = 0
         if resume and resume.epoch == epoch:
-            self.seen, self.correct = len(resume.losses), resume.correct
-            self.losses[: self.seen] = resume.losses
-        return rates, self.seen // self.updates.batch_size  # never within the last, smaller batch
+            self.measured, self.correct = len(resume.losses), resume.correct
+            self.losses[: self.measured] = resume.losses
+        done, left_over = divmod(self.measured, self.updates.batch_size)
+        if left_over or done == self.batches:
+            raise ValueError("resume after a whole batch, and after the last in the next epoch")
+        return rates, done
 
     def progress(self, batch: int) -> Progress | None:
         """Measure the batches since the last report, if one is due; it is after the last batch."""
         overdue = time.monotonic() - self.reported > PROGRESS_S
         if batch < self.batches - 1 and not self.updates.report_due(batch, overdue):
             return None
-        new = slice(self.seen, min((batch + 1) * self.updates.batch_size, len(self.targets)))
+        new = slice(self.measured, min((batch + 1) * self.updates.batch_size, len(self.targets)))
         logits, targets = self.logits[new], self.targets[new]
         self.updates.complete(logits)
         self.losses[new] = losses = cross_entropies(logits, targets)
@@ -266,17 +284,17 @@ class _Meter:
             first_bad = (new.start + int(bad[0])) // self.updates.batch_size
             raise self._diverged("the loss of", before + first_bad + 1)
         self.correct += int((logits.argmax(dim=1) == targets).sum())
-        self.seen = new.stop
-        self.loss = float(self.losses[: self.seen].sum(dtype=torch.float64)) / self.seen
-        self.accuracy = self.correct / self.seen
+        self.measured = new.stop
+        self.loss = float(self.losses[: self.measured].sum(dtype=torch.float64)) / self.measured
+        self.accuracy = self.correct / self.measured
         self.reported = time.monotonic()
         return Progress(
             epoch=self.epoch,
             updates=before + batch + 1,
-            examples_seen=(self.epoch - 1) * len(self.targets) + self.seen,
+            examples_seen=(self.epoch - 1) * len(self.targets) + self.measured,
             loss=self.loss,
             accuracy=self.accuracy,
-            position=Position(self.epoch, self.losses[: self.seen], self.correct),
+            position=Position(self.epoch, self.losses[: self.measured], self.correct),
         )
 
     def evaluate(self) -> EpochResult:

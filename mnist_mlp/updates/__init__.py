@@ -1,1 +1,5 @@
-"""Faster and wider ways to make the updates that `steps` makes."""
+"""Other ways to make updates than `steps.train.TorchUpdates`; `runs/learner.py` chooses.
+
+`fused`: plain gradient descent on a CPU, faster. `graphed`: a recorded CUDA graph, faster.
+`regularized`: deformed images, averaged weights. `shared`: several processes under torchrun.
+"""

@@ -1,7 +1,7 @@
 """What several processes that train one network tell each other.
 
-They exchange only tensors; nothing is pickled. In a single process every function here does
-nothing and returns its argument.
+They exchange tensors, and the run directory's name through torchrun's agent; nothing is pickled.
+With one process there is nobody to talk to: values stay as they are.
 """
 
 import os

@@ -1,8 +1,9 @@
 """Random deformation of whole batches of images, so that no image is seen twice.
 
 Each image gets its own affine map (rotation, scale of each axis, shear, translation) and, if asked
-for, an elastic one: a coarse grid of random displacements, interpolated smoothly (Simard,
-Steinkraus and Platt, "Best Practices for Convolutional Neural Networks", 2003).
+for, an elastic one: a coarse grid of random displacements, interpolated smoothly. (Simard,
+Steinkraus and Platt introduced elastic deformation in "Best Practices for Convolutional Neural
+Networks", 2003; they smooth the noise of every pixel.)
 """
 
 import math
@@ -18,13 +19,13 @@ from mnist_mlp.steps.data import keyed_generator
 
 GRID = 7
 """Displacements along each side of the elastic grid."""
-AFFINE_AMOUNTS = 6
+AFFINE_NUMBERS = 6
 """Random numbers of one affine map: rotation, scale of x, scale of y, shear, right, down."""
 
 
 @dataclass(frozen=True)
 class Deformation:
-    """How strongly images are deformed. Affine amounts are uniform between −value and +value."""
+    """How strongly images are deformed: each affine amount is uniform between −value and +value."""
 
     rotation: float = 0.0
     """Degrees."""
@@ -38,25 +39,26 @@ class Deformation:
     """Standard deviation, in pixels, of the elastic grid's displacements."""
 
     def sample(self, examples: int, seed: int, epoch: int) -> Tensor:
-        """An epoch's random amounts (examples, amounts of one image), on the CPU.
+        """An epoch's random numbers (examples, numbers of one image), on the CPU.
 
+        Those of the affine maps are uniform in [−1, 1], those of the elastic grid standard normal.
         They depend only on the seed and the epoch, so that a run resumed within an epoch uses the
         same ones.
         """
         generator = keyed_generator(seed, "augment", epoch)
-        uniform = torch.rand(examples, AFFINE_AMOUNTS, generator=generator).mul_(2).sub_(1)
+        uniform = torch.rand(examples, AFFINE_NUMBERS, generator=generator).mul_(2).sub_(1)
         if not self.elastic:
             return uniform
         grid = torch.randn(examples, 2 * GRID**2, generator=generator)
         return torch.cat([uniform, grid], dim=1)
 
-    def __call__(self, images: Tensor, amounts: Tensor) -> Tensor:
-        """Deform images (B, 784) in [0, 1], each by its row of amounts (B, amounts of one image).
+    def __call__(self, images: Tensor, noise: Tensor) -> Tensor:
+        """Deform images (B, 784) in [0, 1], each by its row of noise (B, numbers of one image).
 
         The map leads from each output pixel to a point of the input, which is interpolated
-        bilinearly.
+        bilinearly. So what is drawn moves the opposite way.
         """
-        turn, grow_x, grow_y, shear, right, down = amounts[:, :AFFINE_AMOUNTS].t()[..., None, None]
+        turn, grow_x, grow_y, shear, right, down = noise[:, :AFFINE_NUMBERS].t()[..., None, None]
         turn = turn * math.radians(self.rotation)
         cos, sin = turn.cos(), turn.sin()
         grow_x, grow_y = 1 + self.scale * grow_x, 1 + self.scale * grow_y
@@ -72,9 +74,9 @@ class Deformation:
         torch.addcmul(x_of, (cos * shear - sin) * grow_y, y, out=points[:, 0])
         torch.addcmul(y_of, (sin * shear + cos) * grow_y, y, out=points[:, 1])
         if self.elastic:
-            coarse = amounts[:, AFFINE_AMOUNTS:].reshape(-1, GRID**2)  # (2 B, 49)
+            coarse = noise[:, AFFINE_NUMBERS:].reshape(-1, GRID**2)  # (2 B, 49)
             fine = points.view(-1, SIDE**2)
-            fine.addmm_(coarse, _interpolation().to(amounts), alpha=self.elastic * pixel)
+            fine.addmm_(coarse, _interpolation().to(noise), alpha=self.elastic * pixel)
         square = images.view(-1, 1, SIDE, SIDE)
         return F.grid_sample(square, points.permute(0, 2, 3, 1), align_corners=False).flatten(1)
 

@@ -1,7 +1,7 @@
 """Plain gradient descent of a ReLU network on a CPU, with as few operations as possible.
 
-`FusedUpdates` makes the updates of `chain_rule` and `torch.optim.SGD`, equal to rounding, in a
-third to a half of the time. It leaves out work that does not change the result:
+`FusedUpdates` makes the updates of `chain_rule` and `torch.optim.SGD`, equal to rounding. It leaves
+out work that does not change the result:
 
 - Weight and bias form one matrix [b W], and each layer's input starts with a constant 1. So
   z = [b W]·[1; a] is one matrix product, and so is the gradient of both.
@@ -31,9 +31,9 @@ GATHERED_BYTES = 1 << 21
 
 
 class FusedUpdates(Updates):
-    """Updates of a stack of Linear and ReLU by plain gradient descent.
+    """Updates of a stack of Linear and ReLU by plain gradient descent, on a CPU.
 
-    The weights live in matrices of its own during an epoch; `network` copies them to the model.
+    During an epoch the weights live in matrices of its own; `network` copies them to the model.
 
     Raises:
         ValueError: The model is of another kind, or the pixels are not uint8.
@@ -51,7 +51,7 @@ class FusedUpdates(Updates):
         self.pixels = torch.from_numpy(pixels.take(by_frequency, axis=1))
         self.pixel_order = torch.from_numpy(by_frequency)
         # inputs[i]: how many inputs of example i matter: the constant 1, and its pixels up to the
-        # last one that is lit.
+        # last one that is lit (all, if none is).
         dark_at_end = (self.pixels.numpy()[:, ::-1] > 0).argmax(axis=1)
         self.inputs = torch.from_numpy(pixels.shape[1] + 1 - dark_at_end)
         # thetas[k] is [b W] of layer k+1, transposed: (1 + inputs, outputs). None of them requires
@@ -61,7 +61,7 @@ class FusedUpdates(Updates):
             for layer in self.layers
         ]
         self.thetas[-1] = self.thetas[-1].t().contiguous().t()  # column-major
-        self.loaded = False
+        self.ahead = False  # of the model
 
     def epoch(
         self, epoch: int, order: Tensor, learning_rates: Sequence[float], done: int, logits: Tensor
@@ -73,11 +73,11 @@ class FusedUpdates(Updates):
         targets = torch.split(one_hot.index_select(1, self.train.labels[order]), size, dim=1)
         outs = torch.split(logits, size)
         inputs = F.pad(self.inputs[order], (0, -examples % size)).view(-1, size).amax(dim=1)
-        widths = inputs.tolist()  # of each batch
+        widths = inputs.tolist()  # of each batch: the inputs that matter to any of its examples
         layer1 = {width: self.thetas[0][:width] for width in set(widths)}
         whole, smaller = _Batch(self.thetas, size), _Batch(self.thetas, examples % size)
-        row = -(-self.thetas[0].shape[0] // 16) * 16  # rows begin on a cache line
-        together = max(1, GATHERED_BYTES // (4 * row * size))
+        row = -(-self.thetas[0].shape[0] // 16) * 16  # 16 float32 numbers fill a cache line
+        together = max(1, GATHERED_BYTES // (4 * row * size))  # batches gathered at once
         gathered = self.thetas[0].new_ones(together * size, row)
         batch = done
         for index in torch.split(order, together * size)[done // together :]:
@@ -91,11 +91,12 @@ class FusedUpdates(Updates):
                 yield batch
                 batch += 1
         self.network()
+        self.ahead = False
 
     @torch.no_grad()
     def network(self) -> nn.Sequential:
         """See `Updates`."""
-        if self.loaded:
+        if self.ahead:
             for layer, theta in zip(self.layers, self.thetas, strict=True):
                 layer.bias.copy_(theta[0])
                 if layer is self.layers[0]:
@@ -110,11 +111,14 @@ class FusedUpdates(Updates):
             theta[0] = layer.bias
             weight = layer.weight[:, self.pixel_order] if layer is self.layers[0] else layer.weight
             theta[1:] = weight.t()
-        self.loaded = True
+        self.ahead = True
 
 
 class _Hidden(NamedTuple):
-    """Buffers of a hidden layer, and the weights of the layer after it."""
+    """Buffers of a hidden layer, and the weights that read it.
+
+    Layer 1's weights are no hidden layer's: how many of them are used changes with each batch.
+    """
 
     ones_a: Tensor  # (B, 1 + outputs): [1; a]
     ones_a_t: Tensor  # its transpose
@@ -156,7 +160,7 @@ class _Batch:
         softmax(self.dz, dim=0, out=self.dz).sub_(y)
         dz = self.dz_t
         for hidden in reversed(self.hidden):
-            da = torch.mm(dz, hidden.next_weight, out=hidden.da)
+            da = torch.mm(dz, hidden.next_weight, out=hidden.da)  # with W before its update
             hidden.next_theta.addmm_(hidden.ones_a_t, dz, alpha=step)
-            dz = self.relu_backward(da, hidden.a, 0, grad_input=da)
+            dz = self.relu_backward(da, hidden.a, 0, grad_input=da)  # da where a > 0, else 0
         theta.addmm_(x.t(), dz, alpha=step)

@@ -19,7 +19,8 @@ from mnist_mlp.steps.train import TorchUpdates
 class GraphedUpdates(TorchUpdates):
     """`TorchUpdates` as a CUDA graph. The optimizer's learning rate must be a tensor on the device.
 
-    On a CPU nothing is recorded; the same operations run one by one.
+    Models with buffers are not supported. On a CPU nothing is recorded; the same operations run one
+    by one.
     """
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """Updates that make the network read new images better: deformed images, averaged weights.
 
-Batch normalisation belongs here too: `build_mlp` inserts it, and the network that comes out has it
-folded into its layers. That network is as plain as one trained without any of this.
+Batch normalisation helps too: `build_mlp` inserts it, and `network` folds it into the layers. The
+network that comes out is as plain as one trained without any of this.
 """
 
 import copy
@@ -32,8 +32,8 @@ class RegularizedUpdates(TorchUpdates):
     ) -> Iterator[int]:
         """See `Updates`."""
         if self.deformation:
-            amounts = self.deformation.sample(len(order), self.seed, epoch)
-            self.amounts = amounts.to(order.device)
+            noise = self.deformation.sample(len(order), self.seed, epoch)
+            self.noise = noise.to(order.device)
         for batch in super().epoch(epoch, order, learning_rates, done, logits):
             if self.average:
                 self.average.update((epoch - 1) * len(learning_rates) + batch + 1)
@@ -42,9 +42,7 @@ class RegularizedUpdates(TorchUpdates):
     def examples(self, rows: slice | Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, 784), deformed, and labels (B,)."""
         images, labels = super().examples(rows)
-        return (
-            self.deformation(images, self.amounts[rows]) if self.deformation else images
-        ), labels
+        return (self.deformation(images, self.noise[rows]) if self.deformation else images), labels
 
     def network(self) -> nn.Sequential:
         """The averaged network if there is an average, with batch normalisation folded in."""

@@ -17,7 +17,7 @@ from mnist_mlp.updates.collectives import largest_of_processes, sum_over_process
 from mnist_mlp.updates.ranks import processes, rank
 from mnist_mlp.updates.regularized import RegularizedUpdates
 
-ASKED_EACH = 16
+ASK_EVERY = 16
 """Updates after which the processes ask each other whether a progress report is due."""
 
 
@@ -26,7 +26,7 @@ class SharedUpdates(RegularizedUpdates):
     """Each process computes a part of every batch.
 
     The parts may differ in size: each process's gradient, a mean over its part, is weighted by its
-    share of the batch.
+    share of the batch. Batch normalisation would need whole batches, and is refused.
     """
 
     def update(self, rows: slice | Tensor) -> Tensor:
@@ -53,5 +53,5 @@ class SharedUpdates(RegularizedUpdates):
 
     def report_due(self, batch: int, overdue: bool) -> bool:
         """See `Updates`. All processes report after the same batch."""
-        asked = (batch + 1) % ASKED_EACH == 0
+        asked = (batch + 1) % ASK_EVERY == 0
         return asked and bool(largest_of_processes(overdue, self.train.labels.device))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mnist_mlp import load_config, load_dataset, train_model
-from mnist_mlp.updates.deformation import AFFINE_AMOUNTS, Deformation
+from mnist_mlp.updates.deformation import AFFINE_NUMBERS, Deformation
 from tests.conftest import Outcome
 
 
@@ -62,7 +62,7 @@ def test_scale_and_shear_are_of_their_axis(images: Tensor) -> None:
 def test_amounts_are_the_largest(images: Tensor) -> None:
     deformation = Deformation(translation=3)
     sampled = deformation.sample(50, seed=0, epoch=1)
-    assert sampled.shape == (50, AFFINE_AMOUNTS)
+    assert sampled.shape == (50, AFFINE_NUMBERS)
     distance = (middle(deformation(images, sampled)) - middle(images)).abs()
     assert 2.5 < distance.max() <= 3.01
     assert torch.allclose(distance, sampled[:, 4:].abs() * 3, atol=0.2)
@@ -84,7 +84,7 @@ def test_random_amounts_depend_on_seed_and_epoch_alone() -> None:
     assert torch.equal(first, deformation.sample(30, seed=1, epoch=2))
     for seed, epoch in ((1, 3), (2, 2)):
         assert not torch.equal(first, deformation.sample(30, seed, epoch))
-    uniform = first[:, :AFFINE_AMOUNTS]
+    uniform = first[:, :AFFINE_NUMBERS]
     assert -1 <= uniform.min() < -0.8
     assert 0.8 < uniform.max() <= 1
 
