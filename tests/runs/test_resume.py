@@ -471,7 +471,7 @@ def test_killed_at_random_moments_nothing_is_lost(whole: Path) -> None:
         ([], 2, "name a --config, or a run to --resume"),
         (["--resume", "nowhere"], 2, "nowhere/config.yaml: no such config file"),
         (["--resume", "latest"], 4, "no run with a checkpoint here"),
-        (["--resume", "run", "--dry-run"], 2, "leave out"),
+        (["--resume", "run", "--dry-run"], 2, "omit --run-dir"),
         (["--resume", "run", "seed=3"], 2, "seed: 0 in the run, 3 now"),
     ],
 )
