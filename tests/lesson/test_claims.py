@@ -146,6 +146,13 @@ MUTATIONS = [
         "for epoch in range(resume.epoch if resume else 1, epochs + 1)",
         "for epoch in (1,)",
     ),
+    (8, "steps/train.py", "seed, epoch).to(", "seed, 1).to("),
+    (
+        8,
+        "steps/data.py",
+        'randperm(examples, generator=keyed_generator(seed, "order"',
+        'randint(examples, (examples,), generator=keyed_generator(seed, "order"',
+    ),
     (8, "steps/train.py", "data.test if with_test", "data.train if with_test"),
     (8, "steps/evaluate.py", "matrix.trace().item() / len(labels)", "matrix.trace().item() / 1000"),
 ]
