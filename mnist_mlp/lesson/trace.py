@@ -71,8 +71,10 @@ def trace_image(
     x, y = image.double().unsqueeze(0), torch.tensor([label])
 
     layers: list[Layer] = []
-    slopes: list[Tensor] = []  # ∂a/∂z of each layer, neuron by neuron
-    _, *modules = model.named_children()
+    slopes: list[
+        Tensor
+    ] = []  # ∂a/∂z of each layer, neuron by neuron; the last one, softmax's, is not used
+    _, *modules = model.named_children()  # Flatten, then Linear and activation in turn
     a = x
     for (name, linear), activation in zip(modules[::2], [*model[2::2], softmax], strict=True):
         z = linear(a).detach().requires_grad_()
