@@ -22,13 +22,11 @@ def gpt3_multiplications() -> tuple[int, int]:
     return by_weights, attention
 
 
+@row("gpt3-parameters", None, "GPT-3's parameters", "175 billion")
 def _parameters(_: Dataset) -> Finding:
     count = gpt3_parameters()
     rounds = round(count / 1e9) == 175
     return Finding(f"{count:,}", "rounds" if rounds else "differs", count == 174_604_259_328)
-
-
-row("gpt3-parameters", None, "GPT-3's parameters", "175 billion")(_parameters)
 
 
 @row("gpt3-multiplications", None, "multiplications a token, forward", "~300 billion")
@@ -45,9 +43,8 @@ def _(_: Dataset) -> Finding:
     )
 
 
-row("gpt3-gradients", None, "gradients a training step, one a parameter", "175 billion")(
-    _parameters
-)
+GRADIENTS = "gradients a training step, one a parameter"
+row("gpt3-gradients", None, GRADIENTS, "175 billion")(_parameters)
 
 
 @row("gpt3-vocabulary", None, "GPT-3's vocabulary", "50,257")

@@ -3,8 +3,8 @@
 import copy
 import math
 from collections.abc import Callable
+from itertools import accumulate
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,31 +22,20 @@ def intensity_range(pixels: Tensor) -> tuple[float, float]:
     return low, high
 
 
-def merge_layers(model: nn.Sequential) -> tuple[Tensor, Tensor]:
-    """The single layer, W (C, D) and b (C,), that a stack of linear layers is equal to."""
-    first, *others = [module for module in model if isinstance(module, nn.Linear)]
-    W, b = first.weight.detach(), first.bias.detach()
-    for layer in others:
-        W, b = layer.weight.detach() @ W, layer.weight.detach() @ b + layer.bias.detach()
-    return W, b
-
-
 @torch.no_grad()
 def compare_with_merged(model: nn.Sequential, images: Tensor) -> tuple[float, float]:
-    """How far logits are from those of the merged layers, as fractions of the largest.
+    """How far logits of images (B, D) are from the merged layers', as fractions of the largest.
 
-    Args:
-        model: From `build_mlp`, in float64.
-        images: (B, D), in float64.
-
-    Returns:
-        The difference of the same network without activations, and that of the network itself.
+    Returns the difference for the same network without activations, and for the network itself.
+    The model and the images are in float64.
     """
-    linear = [module for module in model if isinstance(module, nn.Linear)]
-    sizes = [linear[0].in_features, *(layer.out_features for layer in linear)]
+    first, *others = [module for module in model if isinstance(module, nn.Linear)]
+    sizes = [first.in_features, first.out_features, *(layer.out_features for layer in others)]
     stack = build_mlp(sizes, "identity").double()
     stack.load_state_dict(model.state_dict())
-    W, b = merge_layers(model)
+    W, b = first.weight, first.bias  # of the merged layer: (C, D) and (C,) after the loop
+    for layer in others:
+        W, b = layer.weight @ W, layer(b)
     merged = images @ W.T + b
     return relative_difference(stack(images), merged), relative_difference(model(images), merged)
 
@@ -68,17 +57,13 @@ def gradients(
 def take_small_step(
     model: nn.Sequential, images: Tensor, labels: Tensor, fraction: float
 ) -> tuple[float, float, float]:
-    """Take one SGD step that to first order reduces the loss by a fraction of itself.
+    """Take one SGD step, on a copy, that to first order reduces the loss by a fraction of itself.
 
-    The step is taken on a copy of the model.
-
-    Returns:
-        The loss before and after, and the learning rate.
+    Returns the loss before and after, and the learning rate.
     """
     model = copy.deepcopy(model)
-    squared = sum(
-        g.square().sum().item() for g in gradients(model, autograd, images, labels).values()
-    )
+    found = gradients(model, autograd, images, labels)
+    squared = sum(gradient.square().sum().item() for gradient in found.values())
     with torch.no_grad():
         before = cross_entropy(model(images), labels).item()
         learning_rate = fraction * before / squared if squared else 0.0
@@ -90,80 +75,58 @@ def take_small_step(
 def never_learned(data: Dataset, batch_size: int = 64) -> tuple[int, int, int]:
     """Train the lesson's network for an epoch, with PyTorch alone, and look at every gradient.
 
-    Returns:
-        The number of weights whose gradient was exactly 0 at every update; the number of those
-        whose pixel is 0 in every image and whose value did not change; the number of updates.
+    Returns the number of weights whose gradient was exactly 0 at every update; the number of those
+    whose pixel is 0 in every image and whose value did not change; the number of updates.
     """
     model = build_mlp(seed=0)
-    W1 = model.get_parameter("layer1.weight")
-    initial = W1.detach().clone()
-    weights = [p for name, p in model.named_parameters() if name.endswith("weight")]
-    learned = [torch.zeros_like(p, dtype=torch.bool) for p in weights]
+    weights = [module.weight for module in model if isinstance(module, nn.Linear)]
+    initial = weights[0].detach().clone()
+    learned = [torch.zeros_like(W, dtype=torch.bool) for W in weights]
     sgd = torch.optim.SGD(model.parameters(), lr=0.01)
-    images, labels = data.train.images, data.train.labels
-    batches = torch.split(torch.arange(len(labels)), batch_size)
-    for index in batches:
+    batches = [torch.split(tensor, batch_size) for tensor in (data.train.images, data.train.labels)]
+    for images, labels in zip(*batches, strict=True):
         sgd.zero_grad()
-        loss = F.cross_entropy(model(images[index]), labels[index])
-        loss.backward()  # type: ignore[no-untyped-call]
-        for parameter, mask in zip(weights, learned, strict=True):
-            assert parameter.grad is not None  # noqa: S101 - backward has just made it
-            mask |= parameter.grad != 0
+        F.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
+        for W, mask in zip(weights, learned, strict=True):
+            mask |= W.grad != 0
         sgd.step()
-    blank = images.amax(dim=0) == 0
-    unchanged = (W1.detach() == initial) & ~learned[0] & blank
+    blank = data.train.pixels.amax(dim=0) == 0
+    unchanged = (weights[0] == initial) & ~learned[0] & blank
     never = sum(int((~mask).sum()) for mask in learned)
-    return never, int(unchanged.sum()), len(batches)
+    return never, int(unchanged.sum()), len(batches[0])
 
 
 @torch.no_grad()
 def finite_differences(
     model: nn.Sequential, name: str, gradient: Tensor, images: Tensor, labels: Tensor, most: int
 ) -> tuple[float, int, int]:
-    """Compare a float64 gradient with (L(w + h) − L(w − h)) / 2h, entry by entry; h is 1e-5.
+    """Compare the gradient of a named parameter with (L(w + h) − L(w − h)) / 2h; h is 1e-5.
 
-    If a ReLU switches on or off between w − h and w + h for any example, the loss has a kink there
-    and no single slope: that parameter is counted, but not compared.
+    At most `most` of its entries are tried, evenly spaced. If a ReLU switches on or off between
+    w − h and w + h for any example, the loss has a kink there and no single slope: that entry is
+    counted, but not compared. The model and the images (B, D) are in float64.
 
-    Args:
-        model: In float64.
-        name: The parameter tensor that the gradient belongs to.
-        gradient: The gradient to check.
-        images: (B, D).
-        labels: (B,).
-        most: The largest number of the tensor's entries to try, evenly spaced.
-
-    Returns:
-        The largest difference as a fraction of the gradient's largest entry; the number of entries
-        compared; the number at a kink.
+    Returns the largest difference as a fraction of the gradient's largest entry; the number of
+    entries compared; the number at a kink.
     """
-    parameter = model.get_parameter(name).view(-1)
-    h, worst, compared, kinks = 1e-5, 0.0, 0, 0
-    for position in range(0, parameter.numel(), math.ceil(parameter.numel() / most)):
+    parameter, gradient = model.get_parameter(name).view(-1), gradient.view(-1)
+    h, kinks, differences = 1e-5, 0, list[float]()
+    for position in range(0, len(parameter), math.ceil(len(parameter) / most)):
         value = parameter[position].item()
         losses, active = [], []
         for w in (value + h, value - h):
             parameter[position] = w
-            a, on = images, []
-            for module in model:
-                on += [a > 0] if isinstance(module, nn.ReLU) else []
-                a = module(a)
-            losses.append(cross_entropy(a, labels).item())
-            active.append(on)
+            *inputs, logits = accumulate(model, lambda a, module: module(a), initial=images)
+            losses.append(cross_entropy(logits, labels).item())
+            active.append(torch.cat(inputs, dim=1) > 0)
         parameter[position] = value
-        if all(torch.equal(above, below) for above, below in zip(*active, strict=True)):
+        if torch.equal(*active):
             slope = (losses[0] - losses[1]) / (2 * h)
-            worst = max(worst, abs(slope - gradient.view(-1)[position].item()))
-            compared += 1
+            differences.append(abs(slope - gradient[position].item()))
         else:
             kinks += 1
-    return worst / gradient.abs().max().item(), compared, kinks
-
-
-def units_in_the_last_place(a: Tensor, b: Tensor) -> float:
-    """The largest difference of two float32 tensors, in steps between neighbouring floats."""
-    spacing = np.spacing(np.maximum(np.abs(a.numpy()), np.abs(b.numpy())))
-    return float(np.max(np.abs(a.numpy() - b.numpy()) / spacing))
+    worst = max(differences, default=0.0) / gradient.abs().max().item()
+    return worst, len(differences), kinks
 
 
 def relative_difference(a: Tensor, b: Tensor) -> float:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mnist_mlp.lesson.measures import gradients
-from mnist_mlp.steps.backprop import autograd, chain_rule, is_linear_relu_stack
+from mnist_mlp.steps.backprop import autograd
 from mnist_mlp.steps.loss import cross_entropy, softmax
 from mnist_mlp.steps.optimizer import build_optimizer
 
@@ -63,34 +63,27 @@ class Trace:
 def trace_image(
     model: nn.Sequential, image: Tensor, label: int, learning_rate: float = 0.1
 ) -> Trace:
-    """Take one image through the eight steps, on a copy of the model.
+    """Take one image (D,) through the eight steps, on a copy of a model from `build_mlp`.
 
-    Args:
-        model: From `build_mlp`, on the CPU.
-        image: (D,), in [0, 1].
-        label: The true digit.
-        learning_rate: For the single update of Step 7, which is plain gradient descent.
+    The learning rate is for Step 7's only update, which is plain gradient descent.
     """
     model = copy.deepcopy(model).double()
     x, y = image.double().unsqueeze(0), torch.tensor([label])
 
     layers: list[Layer] = []
-    slopes: list[Tensor] = []  # ∂a/∂z of each hidden layer
+    slopes: list[
+        Tensor
+    ] = []  # ∂a/∂z of each layer, neuron by neuron; the last one, softmax's, is not used
+    _, *modules = model.named_children()  # Flatten, then Linear and activation in turn
     a = x
-    for name, module in model.named_children():
-        if isinstance(module, nn.Linear):
-            z = module(a).detach().requires_grad_()
-            a = softmax(z)  # the result of the last layer; the others' is their activation's
-            layers.append(Layer(name, z[0].detach(), a[0].detach()))
-        elif layers:
-            a = module(z)
-            slopes.append(torch.autograd.grad(a.sum(), z)[0][0])
-            a = a.detach()
-            layers[-1] = Layer(layers[-1].name, z[0].detach(), a[0])
-
+    for (name, linear), activation in zip(modules[::2], [*model[2::2], softmax], strict=True):
+        z = linear(a).detach().requires_grad_()
+        a = activation(z)
+        slopes.append(torch.autograd.grad(a.sum(), z)[0][0])
+        a = a.detach()
+        layers.append(Layer(name, z[0].detach(), a[0]))
     factors = list(_factors(model, x[0], layers, slopes, label))
-    path = chain_rule if is_linear_relu_stack(model) else autograd
-    found = gradients(model, path, x, y)
+    found = gradients(model, autograd, x, y)
     with torch.no_grad():
         loss = cross_entropy(model(x), y).item()
         build_optimizer(model.parameters(), "sgd", learning_rate).step()
@@ -113,23 +106,21 @@ def _factors(
     model: nn.Sequential, x: Tensor, layers: list[Layer], slopes: list[Tensor], label: int
 ) -> Iterator[Factor]:
     """The chain from the loss back to the first layer, in the lesson's order."""
-    p = layers[-1].a
-    last = len(layers)
+    p, last = layers[-1].a, len(layers)
     by_softmax = torch.zeros_like(p)
     by_softmax[label] = -1 / p[label].clamp_min(torch.finfo(p.dtype).tiny)
     by_z = p.diag() - torch.outer(p, p)
     yield Factor("∂L/∂softmax", "−1/p at the label, 0 elsewhere", by_softmax)
-    yield Factor(_sub(f"∂softmax/∂z{last}"), "p on the diagonal, less p·pᵀ", by_z)
-    for k in range(last, 1, -1):
-        W = model.get_parameter(f"{layers[k - 1].name}.weight").detach().clone()
-        inputs = _sub(f"a{k - 1}, the layer's input")
+    yield Factor(f"∂softmax/∂z{_subscript(last)}", "p on the diagonal, less p·pᵀ", by_z)
+    for k in range(last - 1, 0, -1):  # layers[k] is layer k + 1
+        W = model.get_parameter(f"{layers[k].name}.weight").detach().clone()
+        here, before = _subscript(k + 1), _subscript(k)
+        yield Factor(f"∂z{here}/∂W{here}", f"a{before}, the layer's input", layers[k - 1].a)
+        yield Factor(f"∂z{here}/∂a{before}", f"W{here}", W)
         slope = "the activation's slope, neuron by neuron"
-        yield Factor(_sub(f"∂z{k}/∂W{k}"), inputs, layers[k - 2].a)
-        yield Factor(_sub(f"∂z{k}/∂a{k - 1}"), _sub(f"W{k}"), W)
-        yield Factor(_sub(f"∂a{k - 1}/∂z{k - 1}"), slope, slopes[k - 2])
+        yield Factor(f"∂a{before}/∂z{before}", slope, slopes[k - 1])
     yield Factor("∂z₁/∂W₁", "x, the layer's input", x)
 
 
-def _sub(text: str) -> str:
-    """The text with its digits as subscripts."""
-    return text.translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
+def _subscript(number: int) -> str:
+    return str(number).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))

@@ -1,16 +1,16 @@
 """The lesson's claims about any network, computed on the network of a checkpoint."""
 
 import copy
-import math
 from collections.abc import Iterator, Sequence
 
-import safetensors
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
 
 from mnist_mlp.constants import LESSON_LAYER_SIZES, LESSON_PARAMETERS
 from mnist_mlp.lesson import measures
-from mnist_mlp.lesson.claims import fill
+from mnist_mlp.lesson.claims import fill, judge_collapse, judge_small_step, judge_untrained
 from mnist_mlp.lesson.table import Claim, Finding, judge
 from mnist_mlp.runs.checkpoint import Checkpoint, weights_sha256
 from mnist_mlp.steps.backprop import autograd, chain_rule, is_linear_relu_stack
@@ -27,13 +27,10 @@ BATCH = 64
 def check_network(
     checkpoint: Checkpoint, data: Dataset, rows: Sequence[EpochResult], test: Evaluation
 ) -> Iterator[Claim]:
-    """Check the lesson's claims on a checkpoint's network, which is not changed.
+    """Check the lesson's claims on a checkpoint's network and file, which are not changed.
 
-    Args:
-        checkpoint: Its network and its file are checked.
-        data: The checkpoint's data set, on the CPU.
-        rows: The run's metrics.jsonl; row 0 is the untrained network.
-        test: The network's evaluation on the test set.
+    `rows` are the run's metrics; row 0 is the untrained network. `test` is the network's evaluation
+    on the test set. The data is on the CPU.
     """
     model = copy.deepcopy(checkpoint.model).double()
     images, labels = to_images(data.train.pixels[:BATCH]).double(), data.train.labels[:BATCH]
@@ -41,30 +38,20 @@ def check_network(
     low, high = measures.intensity_range(data.train.pixels)
     range_ = judge(f"{low:g} to {high:g} in the training images", (low, high) == (0, 1))
     yield fill("pixel-range", range_)
-    yield fill("collapse", _check_collapse(checkpoint, model, images))
+    if len(checkpoint.config.model.layer_sizes) == 2:
+        yield fill("collapse", judge("this network is one layer", None))
+    else:
+        yield fill("collapse", judge_collapse(model, images))
     yield fill("total", _check_parameters(checkpoint))
     p = torch.from_numpy(predict_probabilities(checkpoint.model, data.test.pixels))
     off = measures.sum_error(p)
     sums = judge(f"{off:.1e} from 1 at most, over {len(p):,} test images", off < 1e-12)
     yield fill("sums-to-one", sums)
     if rows and rows[0].epoch == 0:
-        loss, ln10 = rows[0].train_loss, math.log(10)
-        computed = f"{loss:.4f} on the training images; ln 10 = {ln10:.4f}"
-        yield fill("untrained-loss", judge(computed, abs(loss - ln10) < 0.1))
+        yield fill("untrained-loss", judge_untrained(rows[0].train_loss, "the training images"))
     yield fill("chain-rule", _check_gradients(model, images, labels))
-    yield fill("small-step", _check_small_step(model, images, labels))
+    yield fill("small-step", judge_small_step(model, images, labels))
     yield from _check_records(checkpoint, test)
-
-
-def _check_collapse(checkpoint: Checkpoint, model: nn.Sequential, images: Tensor) -> Finding:
-    if len(checkpoint.config.model.layer_sizes) == 2:
-        return judge("this network is one layer", None)
-    linear, active = measures.compare_with_merged(model, images)
-    return judge(
-        f"stack and merged layer differ by {linear:.1e} of the largest logit; with "
-        f"{checkpoint.config.model.activation} between by {active:.2g}",
-        linear < 1e-10,
-    )
 
 
 def _check_parameters(checkpoint: Checkpoint) -> Finding:
@@ -80,7 +67,7 @@ def _check_gradients(model: nn.Sequential, images: Tensor, labels: Tensor) -> Fi
     if not is_linear_relu_stack(model):
         return judge("the chain rule by hand covers ReLU only; autograd trains this network", None)
     by_hand, automatic = (
-        torch.cat([g.flatten() for g in measures.gradients(model, path, images, labels).values()])
+        parameters_to_vector(measures.gradients(model, path, images, labels).values())
         for path in (chain_rule, autograd)
     )
     apart, largest = (by_hand - automatic).abs().max().item(), automatic.abs().max().item()
@@ -88,17 +75,6 @@ def _check_gradients(model: nn.Sequential, images: Tensor, labels: Tensor) -> Fi
         f"by hand and autograd {apart:.1e} apart at most, of gradients up to {largest:.1e} "
         f"(float64, {len(labels)} training images)",
         apart <= 1e-12 * max(1, largest),
-    )
-
-
-def _check_small_step(model: nn.Sequential, images: Tensor, labels: Tensor) -> Finding:
-    before, after, learning_rate = measures.take_small_step(model, images, labels, fraction=0.001)
-    if before < 1e-9:  # a thousandth of it is close to rounding errors
-        return judge(f"the loss of {len(labels)} training images is {before:.1e}: no lower", None)
-    return judge(
-        f"{before:.6g} → {after:.6g}, less by {1 - after / before:.3%}; to first order 0.1% "
-        f"(learning rate {learning_rate:.2g}, {len(labels)} training images)",
-        after < before,
     )
 
 
@@ -111,9 +87,8 @@ def _check_records(checkpoint: Checkpoint, test: Evaluation) -> Iterator[Claim]:
         finding = judge(computed, abs(test.accuracy - recorded) * test.examples < 1.5)
         claim = "the test accuracy that training recorded"
         yield Claim("test-accuracy", 8, claim, f"{recorded:.2%}", **vars(finding))
-    with safetensors.safe_open(checkpoint.path, framework="pt") as file:
-        tensors = checkpoint.model.state_dict().items()
-        equal = all(torch.equal(tensor, file.get_tensor(name)) for name, tensor in tensors)
+    file, network = load_file(checkpoint.path), checkpoint.model.state_dict()
+    equal = all(torch.equal(tensor, file[name]) for name, tensor in network.items())
     finding = judge(f"weights_sha256 {weights_sha256(checkpoint.model)}", equal)
     yield Claim(
         "weights", 8, "the network of this page is the one in its file", "equal", **vars(finding)

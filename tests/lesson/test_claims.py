@@ -110,7 +110,7 @@ MUTATIONS = [
     (2, "steps/model.py", '"identity": nn.Identity', '"identity": nn.Tanh'),
     (2, "steps/model.py", "nn.Linear(inputs, outputs)", "nn.Linear(outputs, inputs)"),
     (2, "steps/model.py", "nn.Linear(inputs, outputs)", "nn.Linear(inputs, outputs, bias=False)"),
-    (3, "steps/model.py", "(784, 128, 64, 10)", "(784, 128, 32, 10)"),
+    (3, "constants.py", "(784, 128, 64, 10)", "(784, 128, 32, 10)"),
     (3, "steps/model.py", "for parameter in layer.parameters()", "for parameter in [layer.weight]"),
     (4, "steps/loss.py", SOFTMAX, "torch.softmax(logits, 0, out=out)"),
     (4, "steps/loss.py", SOFTMAX, "torch.softmax(-logits, dim, out=out)"),
@@ -146,6 +146,13 @@ MUTATIONS = [
         "for epoch in range(resume.epoch if resume else 1, epochs + 1)",
         "for epoch in (1,)",
     ),
+    (8, "steps/train.py", "seed, epoch).to(", "seed, 1).to("),
+    (
+        8,
+        "steps/data.py",
+        'randperm(examples, generator=keyed_generator(seed, "order"',
+        'randint(examples, (examples,), generator=keyed_generator(seed, "order"',
+    ),
     (8, "steps/train.py", "data.test if with_test", "data.train if with_test"),
     (8, "steps/evaluate.py", "matrix.trace().item() / len(labels)", "matrix.trace().item() / 1000"),
 ]
@@ -168,7 +175,7 @@ def test_a_broken_part_is_found_in_its_own_step(
     failed = [claim for claim in json.loads(outcome.out)["claims"] if not claim["ok"]]
     assert failed[0]["step"] == step, failed
     assert re.fullmatch(
-        r"mnist-mlp: not as it should be: .*; the program has drifted\n", outcome.err
+        r"mnist-mlp: not as expected: .*; this program computes wrong\n", outcome.err
     )
 
 
