@@ -229,8 +229,8 @@ def predict(
             if save_seen:
                 pictures.save_seen(prediction, save_seen)
         if correct:
-            share = f"{sum(correct) / len(correct):.2%}"
-            console.print(f"{sum(correct)} of {len(correct)} labelled pictures read right: {share}")
+            right, total = sum(correct), len(correct)
+            console.print(f"{right} of {total} labelled pictures read right: {right / total:.2%}")
     if json_:
         common.print_json(rows)
     if errors := [row["error"] for row in rows if "error" in row]:
