@@ -57,8 +57,7 @@ class DataConfig(Section):
     def _check_validation(cls, validation: int, info: ValidationInfo) -> int:
         dataset = info.data.get("dataset")
         if dataset and validation >= (examples := TRAINING_EXAMPLES[dataset]):
-            message = f"must be below the {examples} training examples of {dataset}"
-            raise PydanticCustomError("validation", message)
+            raise ValueError(f"must be below the {examples} training examples of {dataset}")
         return validation
 
 
@@ -85,16 +84,16 @@ class ModelConfig(Section):
     @field_validator("layer_sizes")
     @classmethod
     def _check_layer_sizes(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
-        parameters = sum(n * m + m for n, m in pairwise(sizes))
         if (sizes[0], sizes[-1]) != (INPUT_SIZE, CLASSES):
-            message = (
+            raise ValueError(
                 f"must begin with {INPUT_SIZE} (28 × 28 pixels) and end with {CLASSES} (digits)"
             )
-        elif parameters > MAX_PARAMETERS:
-            message = f"must make at most {MAX_PARAMETERS:,} parameters; these make {parameters:,}"
-        else:
-            return sizes
-        raise PydanticCustomError("layer_sizes", message)
+        parameters = sum(n * m + m for n, m in pairwise(sizes))
+        if parameters > MAX_PARAMETERS:
+            raise ValueError(
+                f"must make at most {MAX_PARAMETERS:,} parameters; these make {parameters:,}"
+            )
+        return sizes
 
 
 class TrainConfig(Section):
@@ -235,12 +234,10 @@ def load_config(
     overrides: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
 ) -> Config:
-    """Read a config file, apply overrides and check every value.
+    """Read a config from a path or, for a bare name such as `mnist`, from the bundled ones.
 
-    Args:
-        source: The path of a YAML file, or the bare name of a bundled config (`mnist`).
-        overrides: `KEY=VALUE` strings such as `train.epochs=3`; the last one for a key wins.
-        environment: Where `MNIST_MLP_DATA` is looked up; by default `os.environ`.
+    Overrides are strings such as `train.epochs=3`; the last one for a key wins. `MNIST_MLP_DATA`
+    is looked up in `environment`, by default `os.environ`.
 
     Raises:
         ConfigError: One line for each problem: file and line (or override), key, what to do.
@@ -305,7 +302,8 @@ def _messages(error: ValidationError, places: dict[KeyPath, str], file: str) -> 
             yield f"{place}: {dotted(path)}: unknown key; {_suggestion(path)}"
             continue
         message = detail["msg"].replace("Input should be", "must be").replace("tuple", "list")
-        if kind in ("model_type", "model_attributes_type"):
+        message = message.removeprefix("Value error, ")
+        if kind == "model_type":
             message = f"must be a section with its own keys: {', '.join(_keys(path))}"
         elif kind == "string_pattern_mismatch":
             message = _PATTERNS[dotted(path[:2])]

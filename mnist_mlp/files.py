@@ -1,7 +1,8 @@
 """Writing files so that a crash cannot leave one half-written."""
 
 import os
-import tempfile
+import secrets
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -14,19 +15,16 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OSError: The write failed; the old file is unchanged and the temporary file removed.
     """
-    temporary = None
+    temporary = Path(path.parent, f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        temporary = Path(name)
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
         temporary.replace(path)
     except BaseException as error:
-        if temporary:
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it may not exist
+            temporary.unlink()
         if isinstance(error, OSError):
             error.filename = str(path)  # rather than the temporary name, or none
         raise
@@ -46,9 +44,3 @@ def append(path: Path, content: bytes) -> None:
     except OSError as error:
         error.filename = str(path)  # a failed write names none
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)  # it can only be read by setting it
-    os.umask(mask)
-    return mask

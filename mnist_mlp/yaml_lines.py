@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.constructor import SafeConstructor
 
 from mnist_mlp.errors import ConfigError
 
@@ -67,11 +68,7 @@ class YamlReader:
         self.problems: list[str] = []
 
     def read_file(self, path: Path) -> dict[str, Any]:
-        """Read a file's mapping.
-
-        Raises:
-            ConfigError: The file cannot be read, or is not one YAML mapping.
-        """
+        """Read a file's mapping; a ConfigError if it cannot be read or holds none."""
         tree = self._parse(_read_text(path), lambda line: f"{path}:{line}", ())
         if not isinstance(tree, dict):
             self.problems = self.problems or [f"{path}:1: no keys here; expected such as 'seed: 0'"]
@@ -108,9 +105,8 @@ class YamlReader:
             if problems := list(_refused_events(text, place)):
                 self.problems += problems
                 return None
-            loader = _Loader(text)
-            node = loader.get_single_node()
-            return None if node is None else self._value(loader, node, place, path)
+            node = yaml.compose(text, Loader=_Loader)
+            return None if node is None else self._value(node, place, path)
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             reason = ", ".join(filter(None, (error.context, error.problem)))
@@ -120,14 +116,12 @@ class YamlReader:
             self.problems.append(f"{place(1)}: invalid YAML: a character that YAML does not allow")
         return None
 
-    def _value(self, loader: _Loader, node: yaml.Node, place: Place, path: KeyPath) -> Any:
+    def _value(self, node: yaml.Node, place: Place, path: KeyPath) -> Any:
         if isinstance(node, yaml.SequenceNode):
-            return [
-                self._value(loader, item, place, (*path, i)) for i, item in enumerate(node.value)
-            ]
+            return [self._value(item, place, (*path, i)) for i, item in enumerate(node.value)]
         if not isinstance(node, yaml.MappingNode):
             node.value.encode()  # raises ValueError for an escaped half of a surrogate pair
-            return loader.construct_object(node)
+            return SafeConstructor().construct_object(node)
         mapping: dict[str, Any] = {}
         for key_node, value_node in node.value:
             here = place(key_node.start_mark.line + 1)
@@ -138,13 +132,11 @@ class YamlReader:
             key.encode()
             key_path = (*path, key)
             if key in mapping:
-                first = self.places[key_path]
-                self.problems.append(
-                    f"{here}: {dotted(key_path)}: repeated key, first set at {first}; remove one"
-                )
+                reason = f"repeated key, first set at {self.places[key_path]}; remove one"
+                self.problems.append(f"{here}: {dotted(key_path)}: {reason}")
                 continue
             self.places[key_path] = here
-            mapping[key] = self._value(loader, value_node, place, key_path)
+            mapping[key] = self._value(value_node, place, key_path)
         return mapping
 
 

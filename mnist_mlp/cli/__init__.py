@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from mnist_mlp import errors
-from mnist_mlp.cli import common, lesson, networks, records
+from mnist_mlp.cli import checks, common, networks
 from mnist_mlp.updates.ranks import processes, rank
 
 app = typer.Typer(
@@ -46,16 +46,16 @@ def _program(version: Annotated[bool, _VERSION] = False) -> None:
 
 app.command()(networks.train)
 app.command(name="eval")(networks.evaluate)
-app.command()(lesson.count_params)
-app.command()(lesson.check_lesson)
-app.command()(lesson.trace)
+app.command()(checks.count_params)
+app.command()(checks.check_lesson)
+app.command()(networks.trace)
 app.command()(networks.predict)
 app.command()(networks.report)
 app.command()(networks.export)
-app.command()(records.runs)
-app.command()(records.validate)
-app.command()(records.configs)
-app.command()(records.download)
+app.command()(checks.runs)
+app.command()(checks.validate)
+app.command()(checks.configs)
+app.command()(checks.download)
 
 
 def main() -> NoReturn:

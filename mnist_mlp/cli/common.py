@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mnist_mlp.config import DATA_ROOT_VARIABLE, Config, load_config
-from mnist_mlp.views.terminal import discard
+from mnist_mlp.runs.directory import newest_run
+from mnist_mlp.views import terminal
 
 if TYPE_CHECKING:
     from mnist_mlp.runs.checkpoint import Checkpoint
@@ -54,7 +55,6 @@ def read_config(
 def read_checkpoint(target: Path | None, best: bool = False) -> "Checkpoint":
     """Load the checkpoint that a command line names, or the newest run's."""
     from mnist_mlp.runs.checkpoint import load_checkpoint
-    from mnist_mlp.runs.directory import newest_run
 
     return load_checkpoint(target or newest_run(), best=best)
 
@@ -71,7 +71,7 @@ def print_text(text: str) -> None:
     try:
         typer.echo(text)
     except BrokenPipeError:
-        discard(sys.stdout)
+        terminal.discard(sys.stdout)
 
 
 def print_json(value: Any) -> None:

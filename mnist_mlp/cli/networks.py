@@ -1,5 +1,6 @@
-"""The commands that train a network or use a trained one: train, eval, predict, report, export."""
+"""The commands that make or use a network: train, eval, trace, predict, report, export."""
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -8,9 +9,10 @@ import typer
 
 from mnist_mlp.cli import common
 from mnist_mlp.errors import ImageError, UsageError
+from mnist_mlp.runs.directory import newest_run
 from mnist_mlp.signals import stop_requested
 from mnist_mlp.updates.ranks import rank
-from mnist_mlp.views.terminal import open_console, show_evaluation, show_prediction, show_run
+from mnist_mlp.views import terminal
 
 # Options of one command each; common.py has the others.
 RunDir = Annotated[Path | None, typer.Option(help="Default: a new folder runs/<config>-NNN.")]
@@ -19,6 +21,15 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Try everything on two mini-batches; keep only the data.")
 ]
 Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Save TensorBoard events.")]
+Index = Annotated[int, typer.Option(min=0, help="Which image of the split.")]
+ImageFile = Annotated[Path | None, typer.Option(help="Your own image instead; see predict.")]
+Label = Annotated[
+    int | None,
+    typer.Option(min=0, max=9, help="Of --image. Default: from its name, else the prediction."),
+]
+Untrained = Annotated[bool, typer.Option("--untrained", help="A new network, not a trained one.")]
+NewConfig = Annotated[str, typer.Option(help="With --untrained: whose network and data set.")]
+LearningRate = Annotated[float, typer.Option(min=0, help="For one gradient descent update.")]
 Images = Annotated[
     list[Path],
     typer.Argument(metavar="[RUN|CHECKPOINT] IMAGE...", help="Image files, or folders of them."),
@@ -58,32 +69,28 @@ def train(
     if resume is not None:
         if run_dir or dry_run:
             raise UsageError("--resume continues a run in place: omit --run-dir and --dry-run")
-        if resume == "latest":
-            from mnist_mlp.runs.directory import newest_run
-
-            resume = str(newest_run())
-        run_dir = Path(resume)
+        run_dir = newest_run() if resume == "latest" else Path(resume)
         config = config or str(run_dir / "config.yaml")
     if config is None:
         raise UsageError("name a --config, or a run to --resume")
     loaded = common.read_config(config, overrides, root, device)
-    with open_console(json_, quiet or rank() > 0) as console:
+    with terminal.open_console(json_, quiet or rank() > 0) as console:
         with stop_requested() as stop:
             from mnist_mlp.runs.training import run_events
 
-            resumes = resume is not None
-            events = run_events(loaded, run_dir, dry_run=dry_run, resume=resumes, stop=stop)
+            resuming = resume is not None
+            events = run_events(loaded, run_dir, dry_run=dry_run, resume=resuming, stop=stop)
             if tensorboard and rank() == 0:
                 from mnist_mlp.views.tensorboard import with_board
 
                 events = with_board(events)
-            result = show_run(console, events)
+            result = terminal.show_run(console, events)
         if loaded.report and result.run_dir:
-            from mnist_mlp.runs.environment import load_config_dataset
             from mnist_mlp.views.report import report_on
 
-            checkpoint = common.read_checkpoint(result.run_dir)
-            console.print(f"report in {report_on(checkpoint, load_config_dataset(loaded))}")
+            data = common.read_data(loaded, loaded.data.root)
+            page = report_on(common.read_checkpoint(result.run_dir), data)
+            console.print(f"report in {page}")
     if json_ and rank() == 0:
         common.print_json(result.to_json())
 
@@ -99,7 +106,7 @@ def evaluate(
     debug: common.Debug = False,
 ) -> None:
     """Evaluate a trained network: loss, accuracy, scores of each digit, confusion matrix."""
-    with open_console(json_, quiet) as console:
+    with terminal.open_console(json_, quiet) as console:
         from mnist_mlp.runs.checkpoint import weights_sha256
         from mnist_mlp.runs.environment import cpu_threads, resolve_device, threads_of
         from mnist_mlp.steps.evaluate import evaluate_model
@@ -111,12 +118,73 @@ def evaluate(
         with cpu_threads(threads_of(checkpoint.config)):  # as in training, for equal results
             evaluation = evaluate_model(model, *examples)
         console.print(f"{checkpoint.path}: {data.name}, {split} split")
-        show_evaluation(console, evaluation)
+        terminal.show_evaluation(console, evaluation)
     if json_:
         scores = [asdict(row) for row in evaluation.per_class]
         head = {"dataset": data.name, "split": split}
         tail = {"per_class": scores, "weights_sha256": weights_sha256(model)}
         common.print_json(head | asdict(evaluation) | tail)
+
+
+def trace(
+    target: common.Target = None,
+    best: common.Best = False,
+    index: Index = 0,
+    split: common.Split = "test",
+    image: ImageFile = None,
+    label: Label = None,
+    untrained: Untrained = False,
+    config: NewConfig = "digits",
+    learning_rate: LearningRate = 0.1,
+    root: common.Root = None,
+    json_: common.Json = False,
+    quiet: common.Quiet = False,
+    debug: common.Debug = False,
+) -> None:
+    """Take one image through the lesson's eight steps, with a real network's numbers."""
+    if untrained and (target or best):
+        raise UsageError("--untrained takes no RUN, CHECKPOINT or --best; name a --config instead")
+    if label is not None and not image:
+        raise UsageError("--label is for an --image; MNIST's images have their own labels")
+    settings = common.read_config(config, root=root) if untrained else None
+    with terminal.open_console(json_, quiet) as console:
+        import torch
+
+        from mnist_mlp.lesson.trace import trace_image
+        from mnist_mlp.steps.data import to_images
+        from mnist_mlp.steps.model import build_mlp
+
+        if settings:
+            model = build_mlp(settings.model.layer_sizes, settings.model.activation, settings.seed)
+            console.print(f"an untrained network, seed {settings.seed}")
+        else:
+            checkpoint = common.read_checkpoint(target, best)
+            settings, model = checkpoint.config, checkpoint.model
+            console.print(str(checkpoint.path))
+        source: dict[str, Any] = {"dataset": settings.data.dataset, "split": split, "index": index}
+        if image:
+            from mnist_mlp.pictures.predict import label_of, predict_file
+
+            prediction = predict_file(model, image)
+            x = to_images(torch.from_numpy(prediction.pixels).flatten())
+            labels = (label, label_of(image), prediction.digit)
+            y = next(known for known in labels if known is not None)
+            source |= {"split": None, "index": None, "image": str(image)}
+            console.print(f"{image}, label {y}")
+        else:
+            data = common.read_data(settings, root)
+            examples = data.split(split)
+            last = len(examples.labels) - 1
+            if index > last:
+                raise UsageError(f"--index {index}: {data.name} {split} ends at {last}")
+            x, y = to_images(examples.pixels[index]), int(examples.labels[index])
+            console.print(f"{data.name}, {split} split, image {index}")
+        traced = trace_image(model, x, y, learning_rate)
+        if not math.isfinite(traced.loss_after):
+            raise UsageError(f"--learning-rate {learning_rate:g}: the loss after it overflows")
+        terminal.show_trace(console, traced)
+    if json_:
+        common.print_json(source | traced.to_json())
 
 
 def predict(
@@ -136,7 +204,7 @@ def predict(
     """
     rows: list[dict[str, Any]] = []
     correct = []  # for each file with a label, whether the prediction is right
-    with open_console(json_, quiet) as console:
+    with terminal.open_console(json_, quiet) as console:
         from mnist_mlp.pictures import predict as pictures
 
         has_target = paths[0].suffix == ".safetensors" or (paths[0] / "checkpoints").is_dir()
@@ -157,12 +225,12 @@ def predict(
             rows.append(prediction.to_json())
             if (label := pictures.label_of(file)) is not None:
                 correct.append(label == prediction.digit)
-            show_prediction(console, prediction, label, width, show)
+            terminal.show_prediction(console, prediction, label, width, show)
             if save_seen:
                 pictures.save_seen(prediction, save_seen)
         if correct:
-            share = f"{sum(correct) / len(correct):.2%}"
-            console.print(f"{sum(correct)} of {len(correct)} labelled pictures read right: {share}")
+            right, total = sum(correct), len(correct)
+            console.print(f"{right} of {total} labelled pictures read right: {right / total:.2%}")
     if json_:
         common.print_json(rows)
     if errors := [row["error"] for row in rows if "error" in row]:
@@ -178,7 +246,7 @@ def report(
     debug: common.Debug = False,
 ) -> None:
     """Draw a run's pictures, save their numbers beside them, and write the page report.html."""
-    with open_console(False, quiet) as console:
+    with terminal.open_console(False, quiet) as console:
         from mnist_mlp.runs.environment import cpu_threads
         from mnist_mlp.views.report import report_on
 
@@ -200,7 +268,7 @@ def export(
     debug: common.Debug = False,
 ) -> None:
     """Write a trained network as a page to explore it, or as a file for other programs."""
-    with open_console(False, quiet) as console:
+    with terminal.open_console(False, quiet) as console:
         checkpoint = common.read_checkpoint(target, best)
         name = (checkpoint.run_dir or checkpoint.path.with_suffix("")).absolute().name
         path = output or Path(f"{name}.{format_}")

@@ -1,0 +1,148 @@
+"""The commands that check and list: the lesson's numbers, configs, runs, and MNIST's files."""
+
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mnist_mlp.cli import common
+from mnist_mlp.config import bundled_configs
+from mnist_mlp.constants import LESSON_LAYER_SIZES, LESSON_PARAMETERS
+from mnist_mlp.errors import CheckFailedError
+from mnist_mlp.runs.listing import differences, list_runs, summarise
+from mnist_mlp.views import terminal
+
+
+def count_params(
+    config: common.ConfigName = "lesson",
+    overrides: common.Overrides = None,
+    json_: common.Json = False,
+    debug: common.Debug = False,
+) -> None:
+    """Count the network's parameters, layer by layer, and compare with the lesson's 109,386."""
+    network = common.read_config(config, overrides).model
+    import torch
+
+    from mnist_mlp.steps.model import build_mlp, count_parameters
+
+    with torch.device("meta"):  # shapes only, without memory for the values
+        layers = count_parameters(build_mlp(network.layer_sizes, network.activation))
+    total = sum(layer.parameters for layer in layers)
+    matches = total == LESSON_PARAMETERS
+    if json_:
+        rows = {"layers": [asdict(layer) for layer in layers], "total": total}
+        lesson = {"lesson_total": LESSON_PARAMETERS, "matches_lesson": matches}
+        common.print_json(rows | lesson)
+    else:
+        for layer in layers:
+            common.print_text(f"{layer.name}  {layer}")
+        verdict = f"{'as' if matches else 'not as'} in the lesson ({LESSON_PARAMETERS:,})"
+        common.print_text(f"total   {total:,} parameters, {verdict}")
+    if network.layer_sizes == LESSON_LAYER_SIZES and not matches:
+        raise typer.Exit(1)
+
+
+def check_lesson(
+    root: common.Root = None,
+    json_: common.Json = False,
+    quiet: common.Quiet = False,
+    debug: common.Debug = False,
+) -> None:
+    """Compute every claim of the lesson, on MNIST if it was downloaded, else on the digits.
+
+    Exit 0 when this program computes what it should, also where the lesson errs; 1 when not.
+    """
+    with terminal.open_console(json_, quiet) as console:
+        from mnist_mlp.lesson import claims as lesson_claims
+        from mnist_mlp.mnist_files import has_mnist
+        from mnist_mlp.runs.environment import cpu_threads
+        from mnist_mlp.steps.data import load_dataset
+
+        mnist_root = common.read_config("mnist", root=root).data.root
+        data = load_dataset("mnist" if has_mnist(mnist_root) else "digits", mnist_root)
+        with cpu_threads(1):  # the matrices are small
+            claims = list(lesson_claims.check_lesson(data))
+        terminal.show_claims(console, claims)
+    failed = [claim.id for claim in claims if not claim.ok]
+    if json_:
+        summary = {"dataset": data.name, "rows": len(claims), "ok": len(claims) - len(failed)}
+        summary |= Counter(claim.verdict for claim in claims)
+        common.print_json({"claims": [asdict(claim) for claim in claims], "summary": summary})
+    if failed:
+        raise CheckFailedError(f"not as expected: {', '.join(failed)}; this program computes wrong")
+
+
+def runs(
+    targets: Annotated[
+        list[Path] | None, typer.Argument(metavar="[RUN...]", help="Runs to compare.")
+    ] = None,
+    json_: common.Json = False,
+    quiet: common.Quiet = False,
+    debug: common.Debug = False,
+) -> None:
+    """List the runs under runs/, or compare the results and configs of some."""
+    found = [summarise(path) for path in targets] if targets else list_runs()
+    differ = differences(found) if targets else {}
+    with terminal.open_console(json_, quiet) as console:
+        terminal.show_runs(console, found)
+        if len(found) > 1 and targets:
+            terminal.show_differences(console, found, differ)
+    if json_:
+        rows = [run.model_dump(mode="json") for run in found]
+        common.print_json({"runs": rows, "differences": differ} if targets else rows)
+
+
+def validate(
+    config: common.ConfigName,
+    overrides: common.Overrides = None,
+    root: common.Root = None,
+    json_: common.Json = False,
+    debug: common.Debug = False,
+) -> None:
+    """Print the complete config that a run would use, or every error in it at once."""
+    loaded = common.read_config(config, overrides, root)
+    if json_:
+        common.print_json(loaded.model_dump(mode="json"))
+    else:
+        common.print_text(loaded.to_yaml().rstrip())
+    for key in loaded.ignored_settings():
+        typer.echo(f"mnist-mlp: note: {key} has no effect in this config", err=True)
+
+
+def configs(json_: common.Json = False, debug: common.Debug = False) -> None:
+    """List the bundled configs, which --config takes by name."""
+    rows = []
+    for name, path in bundled_configs().items():
+        description = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+        rows.append({"name": name, "path": str(path), "description": description})
+    if json_:
+        common.print_json(rows)
+        return
+    width = max(len(row["name"]) for row in rows)
+    for row in rows:
+        common.print_text(f"{row['name']:{width}}  {row['description']}")
+
+
+def download(
+    root: common.Root = None,
+    config: common.ConfigName = "mnist",
+    json_: common.Json = False,
+    quiet: common.Quiet = False,
+    debug: common.Debug = False,
+) -> None:
+    """Download MNIST's four files, unless they are there, and verify their checksums."""
+    data = common.read_config(config, root=root).data
+    with terminal.open_console(json_, quiet) as console:
+        from mnist_mlp.mnist_files import MNIST_FILES, raw_folder, read_mnist
+
+        files = [
+            {"name": name, "origin": origin, "md5": MNIST_FILES[name].md5}
+            for name, (_, origin) in read_mnist(Path(data.root), data.mirrors).items()
+        ]
+        for file in files:
+            path = raw_folder(data.root) / file["name"]
+            console.print(f"{path}  {file['origin']}, md5 {file['md5']}")
+    if json_:
+        common.print_json({"root": data.root, "files": files})
