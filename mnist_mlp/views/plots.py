@@ -43,12 +43,9 @@ class Picture:
 def draw_pictures(
     checkpoint: Checkpoint, data: Dataset, rows: Sequence[EpochResult]
 ) -> Iterator[Picture]:
-    """Every picture of a checkpoint and its run.
+    """Every picture of a checkpoint, evaluated on its data set's test images on the CPU.
 
-    Args:
-        checkpoint: Its network is evaluated on the test set.
-        data: The checkpoint's data set, on the CPU.
-        rows: The run's metrics.jsonl; without any there are no curves.
+    Without rows of the run's metrics.jsonl there are no curves.
     """
     run, labels = checkpoint.run_name, data.test.labels.numpy()
     network = f"{run}, epoch {checkpoint.epoch} · {data.name}"
@@ -95,15 +92,14 @@ def _digits(evaluation: Evaluation, footer: str) -> Picture:
 
 
 def _confusion_matrix(matrix: list[list[int]], footer: str) -> Picture:
-    cells = {(k, j): n for k, row in enumerate(matrix) for j, n in enumerate(row)}
-    wrong = {cell: n for cell, n in cells.items() if cell[0] != cell[1]}
-    true, guess = max(wrong, key=lambda cell: (wrong[cell], cell))
-    most = f", most often {true} as {guess} ({wrong[true, guess]} times)"
+    counts = np.array(matrix)
+    wrong = counts - np.diag(counts.diagonal())
+    true, guess = np.unravel_index(wrong.argmax(), wrong.shape)
+    most = f", most often {true} as {guess} ({wrong.max()} times)" if wrong.any() else ""
     return Picture(
         stem="confusion-matrix",
         title="Confusion matrix",
-        shows=f"{sum(wrong.values()):,} of {sum(cells.values()):,} test images are misread"
-        f"{most if any(wrong.values()) else ''}.",
+        shows=f"{wrong.sum():,} of {counts.sum():,} test images are misread{most}.",
         caption="The numbers count images, a dot is none; the colour is the share of the row.",
         figure=figures.draw_confusion_matrix(matrix, footer),
         numbers=_csv(
@@ -114,13 +110,13 @@ def _confusion_matrix(matrix: list[list[int]], footer: str) -> Picture:
 
 
 def _mistakes(p: NDArray[np.float64], test: Split, footer: str) -> Picture:
-    labels = test.labels.numpy()
-    mistakes, wrong = find_mistakes(p, labels), int((p.argmax(axis=1) != labels).sum())
+    mistakes = find_mistakes(p, test.labels.numpy())
+    shown = mistakes[:30]
     shows = "No test image is misread."
-    if mistakes:
+    if shown:
         shows = (
-            f"The {len(mistakes)} test images that are misread with the highest confidence, from "
-            f"{mistakes[0].confidence:.2%} down to {mistakes[-1].confidence:.2%}."
+            f"The {len(shown)} test images that are misread with the highest confidence, from "
+            f"{shown[0].confidence:.2%} down to {shown[-1].confidence:.2%}."
         )
     return Picture(
         stem="mistakes",
@@ -128,8 +124,8 @@ def _mistakes(p: NDArray[np.float64], test: Split, footer: str) -> Picture:
         shows=shows,
         caption="An index counts the test images from 0; mnist-mlp trace --index takes it. Ink is "
         "drawn dark.",
-        figure=figures.draw_mistakes(mistakes, test, wrong, footer),
-        numbers=_csv([field.name for field in fields(Mistake)], map(astuple, mistakes)),
+        figure=figures.draw_mistakes(shown, test, len(mistakes), footer),
+        numbers=_csv([field.name for field in fields(Mistake)], map(astuple, shown)),
     )
 
 
