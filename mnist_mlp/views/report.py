@@ -16,7 +16,7 @@ from mnist_mlp.files import write_atomically
 from mnist_mlp.lesson.table import Claim
 from mnist_mlp.runs.checkpoint import Checkpoint
 from mnist_mlp.steps.data import Dataset
-from mnist_mlp.steps.evaluate import Evaluation, evaluate_model
+from mnist_mlp.steps.evaluate import evaluate_model
 from mnist_mlp.steps.model import count_parameters
 from mnist_mlp.steps.train import EpochResult
 from mnist_mlp.views.checks import check_network
@@ -31,13 +31,9 @@ def report_on(checkpoint: Checkpoint, data: Dataset, folder: Path | None = None)
     """Draw the pictures of a checkpoint into `plots/`, and write the page `report.html`.
 
     Args:
-        checkpoint: From `load_checkpoint`; its file is read again.
+        checkpoint: Its file is read again.
         data: The data set of its config, on the CPU.
-        folder: Where to write; by default the run directory, or a new folder for a checkpoint
-            outside one.
-
-    Returns:
-        The page.
+        folder: Default: the run directory, or a new folder for a checkpoint outside one.
 
     Raises:
         OSError: A file cannot be written; each file already written is complete.
@@ -62,12 +58,23 @@ def _page(
     parts = files("mnist_mlp.views")
     test = evaluate_model(checkpoint.model, *data.test)
     claims = list(check_network(checkpoint, data, rows, test))
-    facts = _facts(checkpoint, data, test, claims).items()
+    verdicts = [claim.verdict for claim in claims]
+    model, seconds = checkpoint.config.model, checkpoint.progress.get("seconds")
     metrics = [_format_row(row) for row in rows]
     return Template((parts / "report.html").read_text(encoding="utf-8")).substitute(
         name=escape(checkpoint.run_name),
         style=(parts / "report.css").read_text(encoding="utf-8"),
-        facts="".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts),
+        accuracy=f"{test.accuracy:.2%}",
+        loss=f"{test.loss:.4f}",
+        data_set=data.name,
+        examples=f"{test.examples:,}",
+        network=f"{'-'.join(map(str, model.layer_sizes))}, {model.activation}",
+        parameters=f"{sum(layer.parameters for layer in count_parameters(checkpoint.model)):,}",
+        epochs=checkpoint.epoch,
+        updates=f"{checkpoint.update:,}",
+        seconds="not known" if seconds is None else f"{seconds:,.1f}",
+        holding=verdicts.count("holds"),
+        compared=len(verdicts) - verdicts.count("rule"),
         pictures="\n".join(pictures),
         checks=_table(
             ["step", "claim", "verdict", "expected", "computed"],
@@ -80,25 +87,6 @@ def _page(
         config=escape(checkpoint.config.to_yaml()),
         environment=_table(["what", "value"], _flatten(checkpoint.environment)),
     )
-
-
-def _facts(
-    checkpoint: Checkpoint, data: Dataset, test: Evaluation, claims: Sequence[Claim]
-) -> dict[str, str]:
-    """The figures at the top of the page."""
-    model, seconds = checkpoint.config.model, checkpoint.progress.get("seconds")
-    verdicts = [claim.verdict for claim in claims]
-    compared = len(verdicts) - verdicts.count("rule")
-    return {
-        "test accuracy": f"{test.accuracy:.2%}",
-        "test loss": f"{test.loss:.4f} nats",
-        "data set": f"{data.name}, {test.examples:,} test images",
-        "network": f"{'-'.join(map(str, model.layer_sizes))}, {model.activation}",
-        "parameters": f"{sum(layer.parameters for layer in count_parameters(checkpoint.model)):,}",
-        "training": f"{checkpoint.epoch} epochs, {checkpoint.update:,} updates",
-        "seconds": "not known" if seconds is None else f"{seconds:,.1f}",
-        "checks": f"{verdicts.count('holds')} of {compared} hold",
-    }
 
 
 def _figure(picture: Picture, contents: dict[str, bytes]) -> str:
