@@ -4,13 +4,11 @@ The page is a single file: it has no script and loads nothing.
 """
 
 import base64
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import Any
 
 from mnist_mlp.files import write_atomically
 from mnist_mlp.lesson.table import Claim
@@ -21,6 +19,7 @@ from mnist_mlp.steps.model import count_parameters
 from mnist_mlp.steps.train import EpochResult
 from mnist_mlp.views.checks import check_network
 from mnist_mlp.views.plots import Picture, draw_pictures
+from mnist_mlp.yaml_lines import dump_yaml
 
 MAX_SVG_BYTES = 200_000
 """A picture whose SVG is larger is put into the page as PNG."""
@@ -55,15 +54,14 @@ def report_on(checkpoint: Checkpoint, data: Dataset, folder: Path | None = None)
 def _page(
     checkpoint: Checkpoint, data: Dataset, rows: Sequence[EpochResult], pictures: list[str]
 ) -> str:
-    parts = files("mnist_mlp.views")
+    template = Path(__file__).with_name("report.html")
     test = evaluate_model(checkpoint.model, *data.test)
     claims = list(check_network(checkpoint, data, rows, test))
     verdicts = [claim.verdict for claim in claims]
     model, seconds = checkpoint.config.model, checkpoint.progress.get("seconds")
-    metrics = [_format_row(row) for row in rows]
-    return Template((parts / "report.html").read_text(encoding="utf-8")).substitute(
+    return Template(template.read_text(encoding="utf-8")).substitute(
         name=escape(checkpoint.run_name),
-        style=(parts / "report.css").read_text(encoding="utf-8"),
+        style=template.with_suffix(".css").read_text(encoding="utf-8"),
         accuracy=f"{test.accuracy:.2%}",
         loss=f"{test.loss:.4f}",
         data_set=data.name,
@@ -76,16 +74,10 @@ def _page(
         holding=verdicts.count("holds"),
         compared=len(verdicts) - verdicts.count("rule"),
         pictures="\n".join(pictures),
-        checks=_table(
-            ["step", "claim", "verdict", "expected", "computed"],
-            map(_format_claim, claims),
-            "checks",
-        ),
-        metrics=_table(list(metrics[0]), (row.values() for row in metrics), "numbers")
-        if metrics
-        else NO_METRICS.format(""),
+        checks=_table(list(map(_format_claim, claims)), "checks"),
+        metrics=_table(list(map(_format_row, rows)), "numbers") if rows else NO_METRICS.format(""),
         config=escape(checkpoint.config.to_yaml()),
-        environment=_table(["what", "value"], _flatten(checkpoint.environment)),
+        environment=escape(dump_yaml(checkpoint.environment)),
     )
 
 
@@ -102,14 +94,14 @@ src="data:image/{kind};base64,{base64.b64encode(content).decode()}"></div>
 </figure>"""
 
 
-def _table(header: Sequence[str], rows: Iterable[Iterable[Any]], kind: str = "") -> str:
-    """An HTML table; the first cell of a row is its heading."""
-    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
+def _table(rows: Sequence[dict[str, object]], kind: str) -> str:
+    """An HTML table of rows by column heading; the first cell of a row is the row's heading."""
+    head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in rows[0])
     body = "\n".join(
         f'<tr><th scope="row">{escape(str(first))}</th>'
         + "".join(f"<td>{escape(str(cell))}</td>" for cell in rest)
         + "</tr>"
-        for first, *rest in rows
+        for first, *rest in (row.values() for row in rows)
     )
     return (
         f'<div class="scroll" tabindex="0"><table class="{kind}">'
@@ -117,13 +109,18 @@ def _table(header: Sequence[str], rows: Iterable[Iterable[Any]], kind: str = "")
     )
 
 
-def _format_claim(claim: Claim) -> tuple[object, ...]:
+def _format_claim(claim: Claim) -> dict[str, object]:
     verdict = {"differs": "DOES NOT HOLD", "rule": "not compared"}.get(claim.verdict, claim.verdict)
-    return claim.step, claim.claim, verdict, claim.lesson, claim.computed
+    return {
+        "step": claim.step,
+        "claim": claim.claim,
+        "verdict": verdict,
+        "expected": claim.lesson,
+        "computed": claim.computed,
+    }
 
 
-def _format_row(row: EpochResult) -> dict[str, str]:
-    """The cells of a row of metrics.jsonl, by column heading."""
+def _format_row(row: EpochResult) -> dict[str, object]:
     formats = {"loss": ".4f", "accuracy": ".2%", "rate": ".4g", "seconds": ".1f"}
     return {
         name.replace("_", " "): "–"
@@ -131,12 +128,3 @@ def _format_row(row: EpochResult) -> dict[str, str]:
         else format(value, formats.get(name.rpartition("_")[2], ","))
         for name, value in asdict(row).items()
     }
-
-
-def _flatten(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Keys and values, a nested dictionary's as `key.nested_key`."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from ((f"{key}.{nested}", x) for nested, x in value.items())
-        else:
-            yield key, value
