@@ -24,7 +24,6 @@ class Picture:
     """A figure: what it shows, how to read it, and its numbers as a file's text."""
 
     stem: str
-    title: str
     shows: str
     caption: str
     figure: Figure
@@ -64,7 +63,6 @@ def draw_pictures(
 def _curves(rows: Sequence[EpochResult], footer: str) -> Picture:
     return Picture(
         stem="curves",
-        title="Loss and accuracy by epoch",
         shows=f"The training loss goes from {rows[0].train_loss:.4f} to {rows[-1].train_loss:.4f} "
         f"in {rows[-1].epoch} epochs.",
         caption="Training figures are of each mini-batch just before its own update. The test set "
@@ -79,7 +77,6 @@ def _digits(evaluation: Evaluation, footer: str) -> Picture:
     worst = min(scores, key=lambda score: score.recall)
     return Picture(
         stem="digits",
-        title="Accuracy of each digit",
         shows=f"The lowest is {worst.recall:.2%}, of digit {worst.digit}.",
         caption="The share of a digit's test images that is read correctly, and the rest, "
         "enlarged.",
@@ -98,7 +95,6 @@ def _confusion_matrix(matrix: list[list[int]], footer: str) -> Picture:
     most = f", most often {true} as {guess} ({wrong.max()} times)" if wrong.any() else ""
     return Picture(
         stem="confusion-matrix",
-        title="Confusion matrix",
         shows=f"{wrong.sum():,} of {counts.sum():,} test images are misread{most}.",
         caption="The numbers count images, a dot is none; the colour is the share of the row.",
         figure=figures.draw_confusion_matrix(matrix, footer),
@@ -120,7 +116,6 @@ def _mistakes(p: NDArray[np.float64], test: Split, footer: str) -> Picture:
         )
     return Picture(
         stem="mistakes",
-        title="The most confidently wrong",
         shows=shows,
         caption="An index counts the test images from 0; mnist-mlp trace --index takes it. Ink is "
         "drawn dark.",
@@ -133,7 +128,6 @@ def _calibration(p: NDArray[np.float64], labels: NDArray[np.int64], footer: str)
     calibration = calibrate(p.max(axis=1), p.argmax(axis=1) == labels)
     return Picture(
         stem="calibration",
-        title="Calibration",
         shows="The expected calibration error is "
         f"{100 * calibration.expected_error:.2f} percentage points.",
         caption="A calibrated network reads 80% of the images correctly that it reads with a "
@@ -147,13 +141,9 @@ def _calibration(p: NDArray[np.float64], labels: NDArray[np.int64], footer: str)
 
 def _tiles(weights: NDArray[np.float32], footer: str) -> Picture:
     shown = weights[: figures.MOST_TILES]
-    which = f"All {len(weights)}"
-    if len(shown) < len(weights):
-        which = f"The first {len(shown)} of {len(weights):,}"
     return Picture(
         stem="tiles",
-        title="First-layer weights",
-        shows=f"{which} neurons, their weights from {shown.min():.2f} to {shown.max():.2f}.",
+        shows=f"The weights of {len(shown)} neurons, from {shown.min():.2f} to {shown.max():.2f}.",
         caption="A tile is a neuron's 28 × 28 weights: ink on red pixels raises its value, ink on "
         "blue pixels lowers it. All tiles share one scale, which 0.5% of the weights exceed.",
         figure=figures.draw_tiles(weights, footer),

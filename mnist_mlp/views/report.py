@@ -84,11 +84,12 @@ def _page(
 def _figure(picture: Picture, contents: dict[str, bytes]) -> str:
     svg, png = contents[f"{picture.stem}.svg"], contents[f"{picture.stem}.png"]
     kind, content = ("svg+xml", svg) if len(svg) < MAX_SVG_BYTES else ("png", png)
+    title = picture.figure.get_suptitle()
     width, height = (round(96 * inches) for inches in picture.figure.get_size_inches())
     return f"""<figure>
-<h3>{escape(picture.title)}</h3>
+<h3>{escape(title)}</h3>
 <div class="scroll picture" tabindex="0"><img width="{width}" height="{height}" \
-alt="{escape(f"{picture.title}. {picture.shows}")}" \
+alt="{escape(f"{title}. {picture.shows}")}" \
 src="data:image/{kind};base64,{base64.b64encode(content).decode()}"></div>
 <figcaption>{escape(f"{picture.shows} {picture.caption}")}</figcaption>
 </figure>"""
