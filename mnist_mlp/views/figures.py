@@ -24,7 +24,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from numpy.typing import NDArray
 
 from mnist_mlp.steps.data import Split
-from mnist_mlp.steps.evaluate import DigitScores
 from mnist_mlp.steps.train import EpochResult
 from mnist_mlp.views.predictions import Calibration, Mistake
 
@@ -158,16 +157,15 @@ def draw_mistakes(mistakes: Sequence[Mistake], split: Split, wrong: int, footer:
 
 
 @_styled
-def draw_digits(scores: Sequence[DigitScores], footer: str) -> Figure:
-    """Bars: the share of each digit's images that is read correctly, and the rest, enlarged."""
+def draw_digits(matrix: Sequence[Sequence[int]], footer: str) -> Figure:
+    """Bars of a confusion matrix: each digit's share of correct images, and the rest, enlarged."""
     figure = _figure("Accuracy of each digit", footer, (8.4, 4.8))
     right, wrong = figure.subplots(1, 2, sharey=True)
-    digits = [score.digit for score in scores]
-    recalls = [score.recall for score in scores]
-    errors = [1 - score.recall if score.support else 0.0 for score in scores]
-    counts = [
-        f"{round(e * s.support):,} of {s.support:,}" for e, s in zip(errors, scores, strict=True)
-    ]
+    digits = range(len(matrix))
+    correct, support = np.diagonal(matrix), np.sum(matrix, axis=1)
+    misread = support - correct
+    recalls, errors = (part / np.maximum(support, 1) for part in (correct, misread))
+    counts = [f"{n:,} of {images:,}" for n, images in zip(misread, support, strict=True)]
     for panel, title, shares, labels, colour, end in (
         (right, "read correctly", recalls, [f"{r:.2%}" for r in recalls], BLUE, 1.2),
         (wrong, "misread (enlarged)", errors, counts, VERMILLION, 1.3 * max(*errors, 0.001)),

@@ -42,9 +42,9 @@ class Picture:
 def draw_pictures(
     checkpoint: Checkpoint, data: Dataset, rows: Sequence[EpochResult]
 ) -> Iterator[Picture]:
-    """Every picture of a checkpoint, evaluated on its data set's test images on the CPU.
+    """Draw every picture of a checkpoint's network, on the test set of `data` (on the CPU).
 
-    Without rows of the run's metrics.jsonl there are no curves.
+    `rows` are the run's metrics.jsonl; without any there are no curves.
     """
     run, labels = checkpoint.run_name, data.test.labels.numpy()
     network = f"{run}, epoch {checkpoint.epoch} · {data.name}"
@@ -80,7 +80,7 @@ def _digits(evaluation: Evaluation, footer: str) -> Picture:
         shows=f"The lowest is {worst.recall:.2%}, of digit {worst.digit}.",
         caption="The share of a digit's test images that is read correctly, and the rest, "
         "enlarged.",
-        figure=figures.draw_digits(scores, footer),
+        figure=figures.draw_digits(matrix, footer),
         numbers=_csv(
             ["digit", "accuracy", "correct", "support"],
             ([s.digit, s.recall, matrix[s.digit][s.digit], s.support] for s in scores),
