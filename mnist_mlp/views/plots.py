@@ -110,10 +110,7 @@ def _mistakes(p: NDArray[np.float64], test: Split, footer: str) -> Picture:
     shown = mistakes[:30]
     shows = "No test image is misread."
     if shown:
-        shows = (
-            f"The {len(shown)} test images that are misread with the highest confidence, from "
-            f"{shown[0].confidence:.2%} down to {shown[-1].confidence:.2%}."
-        )
+        shows = f"The confidence goes from {shown[0].confidence:.2%} to {shown[-1].confidence:.2%}."
     return Picture(
         stem="mistakes",
         shows=shows,
@@ -128,8 +125,7 @@ def _calibration(p: NDArray[np.float64], labels: NDArray[np.int64], footer: str)
     calibration = calibrate(p.max(axis=1), p.argmax(axis=1) == labels)
     return Picture(
         stem="calibration",
-        shows="The expected calibration error is "
-        f"{100 * calibration.expected_error:.2f} percentage points.",
+        shows=f"Accuracy against confidence, in {len(calibration.bins)} bins.",
         caption="A calibrated network reads 80% of the images correctly that it reads with a "
         "confidence of 80%. The error is the mean distance from that, each bin weighted by its "
         "images (Guo et al. 2017). A bin of few images says little.",
