@@ -9,6 +9,7 @@ import io
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from numpy.typing import NDArray
 
 from mnist_mlp.steps.data import Split
-from mnist_mlp.steps.evaluate import DigitScores
 from mnist_mlp.steps.train import EpochResult
 from mnist_mlp.views.predictions import Calibration, Mistake
 
@@ -56,12 +56,9 @@ def render(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
 def draw_curves(rows: Sequence[EpochResult], footer: str) -> Figure:
     """Each split's loss and accuracy by epoch, and its accuracy from epoch 1 on, enlarged."""
     figure = _figure("Loss and accuracy by epoch", footer, (9, 5))
-    grid = figure.add_gridspec(2, 2)
     trained = [row for row in rows if row.epoch]
-    loss = figure.add_subplot(grid[:, 0])
-    panels = [figure.add_subplot(grid[0 if trained else slice(None), 1], sharex=loss)]
-    if trained:
-        panels.append(figure.add_subplot(grid[1, 1], sharex=loss))
+    # L: loss; A: accuracy; E: accuracy, enlarged
+    loss, *panels = figure.subplot_mosaic("LA;LE" if trained else "LA").values()
 
     _plot_splits(loss, rows, "loss")
     loss.axhline(math.log(10), color=GREY, linestyle=":")
@@ -83,10 +80,11 @@ def draw_curves(rows: Sequence[EpochResult], footer: str) -> Figure:
         panel.yaxis.set_major_formatter(_PERCENT)
     panels[0].set_ylim(0, 1.02)
     last = max(1, rows[-1].epoch)
-    loss.set_xlim(-0.03 * last, 1.03 * last)
+    for panel in figure.axes:
+        panel.set_xlim(-0.03 * last, 1.03 * last)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     for panel in (loss, panels[-1]):
         panel.set_xlabel("epoch (0: untrained)")
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(*loss.get_legend_handles_labels(), loc="outside upper right", ncols=4, fontsize=9)
     return figure
 
@@ -117,13 +115,12 @@ def draw_confusion_matrix(matrix: Sequence[Sequence[int]], footer: str) -> Figur
     image = axes.imshow(
         np.ma.masked_equal(share, 0), cmap="Blues", norm=LogNorm(0.0005, 1), interpolation="none"
     )
+    style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9}
     for (true, guess), count in np.ndenumerate(counts):
-        style: dict[str, Any] = {
-            "color": GREY if not count else "white" if share[true, guess] > 0.05 else BLACK,
-            "weight": "bold" if true == guess else "normal",
-        }
         text = f"{count:,}" if count else "·"
-        axes.text(guess, true, text, None, ha="center", va="center", fontsize=9, **style)
+        colour = GREY if not count else "white" if share[true, guess] > 0.05 else BLACK
+        weight = "bold" if true == guess else "normal"
+        axes.text(guess, true, text, style, color=colour, weight=weight)
     ticks = range(len(counts))
     axes.set(xticks=ticks, yticks=ticks, xlabel="read as", ylabel="true digit")
     axes.grid(visible=False)
@@ -143,10 +140,8 @@ def draw_mistakes(mistakes: Sequence[Mistake], split: Split, wrong: int, footer:
     columns = 6
     lines = max(1, math.ceil(len(mistakes) / columns))
     figure = _figure(title, footer, (8.4, 1.0 + 1.85 * lines))
-    panels = figure.subplots(lines, columns, squeeze=False).ravel()
-    for panel in panels[len(mistakes) :]:
-        panel.set_axis_off()
-    for panel, mistake in zip(panels, mistakes, strict=False):
+    for place, mistake in enumerate(mistakes, start=1):
+        panel = figure.add_subplot(lines, columns, place)
         image = split.pixels[mistake.index].view(28, 28).numpy()
         panel.imshow(image, cmap="gray_r", interpolation="none")
         title = (
@@ -162,16 +157,15 @@ def draw_mistakes(mistakes: Sequence[Mistake], split: Split, wrong: int, footer:
 
 
 @_styled
-def draw_digits(scores: Sequence[DigitScores], footer: str) -> Figure:
-    """Bars: the share of each digit's images that is read correctly, and the rest, enlarged."""
+def draw_digits(matrix: Sequence[Sequence[int]], footer: str) -> Figure:
+    """Bars of a confusion matrix: each digit's share of correct images, and the rest, enlarged."""
     figure = _figure("Accuracy of each digit", footer, (8.4, 4.8))
     right, wrong = figure.subplots(1, 2, sharey=True)
-    digits = [score.digit for score in scores]
-    recalls = [score.recall for score in scores]
-    errors = [1 - score.recall if score.support else 0.0 for score in scores]
-    counts = [
-        f"{round(e * s.support):,} of {s.support:,}" for e, s in zip(errors, scores, strict=True)
-    ]
+    digits = range(len(matrix))
+    correct, support = np.diagonal(matrix), np.sum(matrix, axis=1)
+    misread = support - correct
+    recalls, errors = (part / np.maximum(support, 1) for part in (correct, misread))
+    counts = [f"{n:,} of {images:,}" for n, images in zip(misread, support, strict=True)]
     for panel, title, shares, labels, colour, end in (
         (right, "read correctly", recalls, [f"{r:.2%}" for r in recalls], BLUE, 1.2),
         (wrong, "misread (enlarged)", errors, counts, VERMILLION, 1.3 * max(*errors, 0.001)),
@@ -194,10 +188,9 @@ def draw_calibration(calibration: Calibration, footer: str) -> Figure:
     error = f"expected error {100 * calibration.expected_error:.2f} percentage points"
     figure = _figure(f"Calibration: {error}", footer, (7.2, 6.6))
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[2.4, 1])
-    filled = [b for b in calibration.bins if b.images]
-    centres = [(b.low + b.high) / 2 for b in filled]
-    accuracy, confidence = [b.accuracy for b in filled], [b.confidence for b in filled]
-    images = [b.images for b in filled]
+    filled = [astuple(b) for b in calibration.bins if b.images]
+    low, high, images, confidence, accuracy = np.array(filled).T
+    centres = (low + high) / 2
     width = 0.92 / len(calibration.bins)
 
     above.bar(centres, accuracy, width, color="#A6CCE4", label="accuracy of the bin")
@@ -209,7 +202,7 @@ def draw_calibration(calibration: Calibration, footer: str) -> Figure:
     above.yaxis.set_major_formatter(_PERCENT)
 
     bars = below.bar(centres, images, width, color=BLUE)
-    below.bar_label(bars, [f"{n:,}" for n in images], padding=2, fontsize=8)
+    below.bar_label(bars, [f"{n:,.0f}" for n in images], padding=2, fontsize=8)
     below.set(yscale="log", ylim=(0.5, 6 * max(images)), ylabel="images (log scale)")
     below.set_xlabel(f"confidence, in {len(calibration.bins)} bins")
     below.yaxis.set_major_formatter("{x:,.0f}")
@@ -232,14 +225,13 @@ def draw_tiles(weights: NDArray[np.float32], footer: str) -> Figure:
     limit = float(np.quantile(np.abs(shown), 0.995)) or 1.0
 
     of = "" if len(shown) == len(weights) else f": the first {len(shown)} of {len(weights):,}"
-    height = min(7.6 * lines / columns, 7.6)
-    figure = _figure(f"First-layer weights{of}", footer, (9, 1.2 + max(height, 1.4)))
+    height = max(7.6 * lines / columns, 1.4)
+    figure = _figure(f"First-layer weights{of}", footer, (9, 1.2 + height))
     axes = figure.add_subplot()
     colours = matplotlib.colormaps["RdBu_r"].with_extremes(bad="#808080")
     image = axes.imshow(sheet, cmap=colours, vmin=-limit, vmax=limit, interpolation="none")
     axes.set_axis_off()
-    bar = figure.colorbar(image, extend="both", shrink=0.9, aspect=30)
-    bar.set_label("weight of the pixel")
+    bar = figure.colorbar(image, extend="both", shrink=0.9, aspect=30, label="weight of the pixel")
     bar.outline.set_visible(False)
     return figure
 

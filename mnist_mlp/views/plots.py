@@ -24,7 +24,6 @@ class Picture:
     """A figure: what it shows, how to read it, and its numbers as a file's text."""
 
     stem: str
-    title: str
     shows: str
     caption: str
     figure: Figure
@@ -43,12 +42,9 @@ class Picture:
 def draw_pictures(
     checkpoint: Checkpoint, data: Dataset, rows: Sequence[EpochResult]
 ) -> Iterator[Picture]:
-    """Every picture of a checkpoint and its run.
+    """Draw every picture of a checkpoint's network, on the test set of `data` (on the CPU).
 
-    Args:
-        checkpoint: Its network is evaluated on the test set.
-        data: The checkpoint's data set, on the CPU.
-        rows: The run's metrics.jsonl; without any there are no curves.
+    `rows` are the run's metrics.jsonl; without any there are no curves.
     """
     run, labels = checkpoint.run_name, data.test.labels.numpy()
     network = f"{run}, epoch {checkpoint.epoch} · {data.name}"
@@ -67,7 +63,6 @@ def draw_pictures(
 def _curves(rows: Sequence[EpochResult], footer: str) -> Picture:
     return Picture(
         stem="curves",
-        title="Loss and accuracy by epoch",
         shows=f"The training loss goes from {rows[0].train_loss:.4f} to {rows[-1].train_loss:.4f} "
         f"in {rows[-1].epoch} epochs.",
         caption="Training figures are of each mini-batch just before its own update. The test set "
@@ -82,11 +77,10 @@ def _digits(evaluation: Evaluation, footer: str) -> Picture:
     worst = min(scores, key=lambda score: score.recall)
     return Picture(
         stem="digits",
-        title="Accuracy of each digit",
         shows=f"The lowest is {worst.recall:.2%}, of digit {worst.digit}.",
         caption="The share of a digit's test images that is read correctly, and the rest, "
         "enlarged.",
-        figure=figures.draw_digits(scores, footer),
+        figure=figures.draw_digits(matrix, footer),
         numbers=_csv(
             ["digit", "accuracy", "correct", "support"],
             ([s.digit, s.recall, matrix[s.digit][s.digit], s.support] for s in scores),
@@ -95,15 +89,13 @@ def _digits(evaluation: Evaluation, footer: str) -> Picture:
 
 
 def _confusion_matrix(matrix: list[list[int]], footer: str) -> Picture:
-    cells = {(k, j): n for k, row in enumerate(matrix) for j, n in enumerate(row)}
-    wrong = {cell: n for cell, n in cells.items() if cell[0] != cell[1]}
-    true, guess = max(wrong, key=lambda cell: (wrong[cell], cell))
-    most = f", most often {true} as {guess} ({wrong[true, guess]} times)"
+    counts = np.array(matrix)
+    wrong = counts - np.diag(counts.diagonal())
+    true, guess = np.unravel_index(wrong.argmax(), wrong.shape)
+    most = f", most often {true} as {guess} ({wrong.max()} times)" if wrong.any() else ""
     return Picture(
         stem="confusion-matrix",
-        title="Confusion matrix",
-        shows=f"{sum(wrong.values()):,} of {sum(cells.values()):,} test images are misread"
-        f"{most if any(wrong.values()) else ''}.",
+        shows=f"{wrong.sum():,} of {counts.sum():,} test images are misread{most}.",
         caption="The numbers count images, a dot is none; the colour is the share of the row.",
         figure=figures.draw_confusion_matrix(matrix, footer),
         numbers=_csv(
@@ -114,22 +106,18 @@ def _confusion_matrix(matrix: list[list[int]], footer: str) -> Picture:
 
 
 def _mistakes(p: NDArray[np.float64], test: Split, footer: str) -> Picture:
-    labels = test.labels.numpy()
-    mistakes, wrong = find_mistakes(p, labels), int((p.argmax(axis=1) != labels).sum())
+    mistakes = find_mistakes(p, test.labels.numpy())
+    shown = mistakes[:30]
     shows = "No test image is misread."
-    if mistakes:
-        shows = (
-            f"The {len(mistakes)} test images that are misread with the highest confidence, from "
-            f"{mistakes[0].confidence:.2%} down to {mistakes[-1].confidence:.2%}."
-        )
+    if shown:
+        shows = f"The confidence goes from {shown[0].confidence:.2%} to {shown[-1].confidence:.2%}."
     return Picture(
         stem="mistakes",
-        title="The most confidently wrong",
         shows=shows,
         caption="An index counts the test images from 0; mnist-mlp trace --index takes it. Ink is "
         "drawn dark.",
-        figure=figures.draw_mistakes(mistakes, test, wrong, footer),
-        numbers=_csv([field.name for field in fields(Mistake)], map(astuple, mistakes)),
+        figure=figures.draw_mistakes(shown, test, len(mistakes), footer),
+        numbers=_csv([field.name for field in fields(Mistake)], map(astuple, shown)),
     )
 
 
@@ -137,9 +125,7 @@ def _calibration(p: NDArray[np.float64], labels: NDArray[np.int64], footer: str)
     calibration = calibrate(p.max(axis=1), p.argmax(axis=1) == labels)
     return Picture(
         stem="calibration",
-        title="Calibration",
-        shows="The expected calibration error is "
-        f"{100 * calibration.expected_error:.2f} percentage points.",
+        shows=f"Accuracy against confidence, in {len(calibration.bins)} bins.",
         caption="A calibrated network reads 80% of the images correctly that it reads with a "
         "confidence of 80%. The error is the mean distance from that, each bin weighted by its "
         "images (Guo et al. 2017). A bin of few images says little.",
@@ -151,13 +137,9 @@ def _calibration(p: NDArray[np.float64], labels: NDArray[np.int64], footer: str)
 
 def _tiles(weights: NDArray[np.float32], footer: str) -> Picture:
     shown = weights[: figures.MOST_TILES]
-    which = f"All {len(weights)}"
-    if len(shown) < len(weights):
-        which = f"The first {len(shown)} of {len(weights):,}"
     return Picture(
         stem="tiles",
-        title="First-layer weights",
-        shows=f"{which} neurons, their weights from {shown.min():.2f} to {shown.max():.2f}.",
+        shows=f"The weights of {len(shown)} neurons, from {shown.min():.2f} to {shown.max():.2f}.",
         caption="A tile is a neuron's 28 × 28 weights: ink on red pixels raises its value, ink on "
         "blue pixels lowers it. All tiles share one scale, which 0.5% of the weights exceed.",
         figure=figures.draw_tiles(weights, footer),

@@ -29,19 +29,11 @@ class Mistake:
     confidence: float
 
 
-def find_mistakes(
-    p: NDArray[np.float64], labels: NDArray[np.int64], most: int = 30
-) -> list[Mistake]:
-    """The misread images with the highest confidence, in descending order.
-
-    Args:
-        p: Probabilities (N, C).
-        labels: (N,).
-        most: The largest number to return.
-    """
+def find_mistakes(p: NDArray[np.float64], labels: NDArray[np.int64]) -> list[Mistake]:
+    """The misread images, most confident first, from probabilities (N, C) and labels (N,)."""
     guesses, confidences = p.argmax(axis=1), p.max(axis=1)
     wrong = np.flatnonzero(guesses != labels)
-    order = wrong[np.argsort(-confidences[wrong], kind="stable")][:most]
+    order = wrong[np.argsort(-confidences[wrong], kind="stable")]
     return [Mistake(int(k), int(labels[k]), int(guesses[k]), float(confidences[k])) for k in order]
 
 
@@ -67,16 +59,11 @@ class Calibration:
 def calibrate(
     confidences: NDArray[np.float64], right: NDArray[np.bool_], bins: int = 15
 ) -> Calibration:
-    """Compare a network's confidence with its accuracy.
+    """Compare the confidence of each guess (N,) with whether it is right (N,).
 
     The expected calibration error is Σ (images in the bin / all images) × |accuracy − mean
     confidence|, over bins of equal width (Guo et al., On Calibration of Modern Neural Networks,
     ICML 2017, equation 3, with 15 bins).
-
-    Args:
-        confidences: (N,), the probability of each guess.
-        right: (N,), whether the guess is the label.
-        bins: The number of bins.
     """
     place = np.searchsorted(np.arange(bins + 1) / bins, confidences, side="left") - 1
     images = np.bincount(place, minlength=bins)

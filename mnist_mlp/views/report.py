@@ -4,23 +4,22 @@ The page is a single file: it has no script and loads nothing.
 """
 
 import base64
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import Any
 
 from mnist_mlp.files import write_atomically
 from mnist_mlp.lesson.table import Claim
 from mnist_mlp.runs.checkpoint import Checkpoint
 from mnist_mlp.steps.data import Dataset
-from mnist_mlp.steps.evaluate import Evaluation, evaluate_model
+from mnist_mlp.steps.evaluate import evaluate_model
 from mnist_mlp.steps.model import count_parameters
 from mnist_mlp.steps.train import EpochResult
 from mnist_mlp.views.checks import check_network
 from mnist_mlp.views.plots import Picture, draw_pictures
+from mnist_mlp.yaml_lines import dump_yaml
 
 MAX_SVG_BYTES = 200_000
 """A picture whose SVG is larger is put into the page as PNG."""
@@ -31,13 +30,9 @@ def report_on(checkpoint: Checkpoint, data: Dataset, folder: Path | None = None)
     """Draw the pictures of a checkpoint into `plots/`, and write the page `report.html`.
 
     Args:
-        checkpoint: From `load_checkpoint`; its file is read again.
+        checkpoint: Its file is read again.
         data: The data set of its config, on the CPU.
-        folder: Where to write; by default the run directory, or a new folder for a checkpoint
-            outside one.
-
-    Returns:
-        The page.
+        folder: Default: the run directory, or a new folder for a checkpoint outside one.
 
     Raises:
         OSError: A file cannot be written; each file already written is complete.
@@ -59,69 +54,55 @@ def report_on(checkpoint: Checkpoint, data: Dataset, folder: Path | None = None)
 def _page(
     checkpoint: Checkpoint, data: Dataset, rows: Sequence[EpochResult], pictures: list[str]
 ) -> str:
-    parts = files("mnist_mlp.views")
+    template = Path(__file__).with_name("report.html")
     test = evaluate_model(checkpoint.model, *data.test)
     claims = list(check_network(checkpoint, data, rows, test))
-    facts = _facts(checkpoint, data, test, claims).items()
-    metrics = [_format_row(row) for row in rows]
-    return Template((parts / "report.html").read_text(encoding="utf-8")).substitute(
-        name=escape(checkpoint.run_name),
-        style=(parts / "report.css").read_text(encoding="utf-8"),
-        facts="".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts),
-        pictures="\n".join(pictures),
-        checks=_table(
-            ["step", "claim", "verdict", "expected", "computed"],
-            map(_format_claim, claims),
-            "checks",
-        ),
-        metrics=_table(list(metrics[0]), (row.values() for row in metrics), "numbers")
-        if metrics
-        else NO_METRICS.format(""),
-        config=escape(checkpoint.config.to_yaml()),
-        environment=_table(["what", "value"], _flatten(checkpoint.environment)),
-    )
-
-
-def _facts(
-    checkpoint: Checkpoint, data: Dataset, test: Evaluation, claims: Sequence[Claim]
-) -> dict[str, str]:
-    """The figures at the top of the page."""
-    model, seconds = checkpoint.config.model, checkpoint.progress.get("seconds")
     verdicts = [claim.verdict for claim in claims]
-    compared = len(verdicts) - verdicts.count("rule")
-    return {
-        "test accuracy": f"{test.accuracy:.2%}",
-        "test loss": f"{test.loss:.4f} nats",
-        "data set": f"{data.name}, {test.examples:,} test images",
-        "network": f"{'-'.join(map(str, model.layer_sizes))}, {model.activation}",
-        "parameters": f"{sum(layer.parameters for layer in count_parameters(checkpoint.model)):,}",
-        "training": f"{checkpoint.epoch} epochs, {checkpoint.update:,} updates",
-        "seconds": "not known" if seconds is None else f"{seconds:,.1f}",
-        "checks": f"{verdicts.count('holds')} of {compared} hold",
-    }
+    model, seconds = checkpoint.config.model, checkpoint.progress.get("seconds")
+    return Template(template.read_text(encoding="utf-8")).substitute(
+        name=escape(checkpoint.run_name),
+        style=template.with_suffix(".css").read_text(encoding="utf-8"),
+        accuracy=f"{test.accuracy:.2%}",
+        loss=f"{test.loss:.4f}",
+        data_set=data.name,
+        examples=f"{test.examples:,}",
+        network=f"{'-'.join(map(str, model.layer_sizes))}, {model.activation}",
+        parameters=f"{sum(layer.parameters for layer in count_parameters(checkpoint.model)):,}",
+        epochs=checkpoint.epoch,
+        updates=f"{checkpoint.update:,}",
+        seconds="not known" if seconds is None else f"{seconds:,.1f}",
+        holding=verdicts.count("holds"),
+        compared=len(verdicts) - verdicts.count("rule"),
+        pictures="\n".join(pictures),
+        checks=_table(list(map(_format_claim, claims)), "checks"),
+        metrics=_table(list(map(_format_row, rows)), "numbers") if rows else NO_METRICS.format(""),
+        config=escape(checkpoint.config.to_yaml()),
+        environment=escape(dump_yaml(checkpoint.environment)),
+    )
 
 
 def _figure(picture: Picture, contents: dict[str, bytes]) -> str:
     svg, png = contents[f"{picture.stem}.svg"], contents[f"{picture.stem}.png"]
     kind, content = ("svg+xml", svg) if len(svg) < MAX_SVG_BYTES else ("png", png)
+    title = picture.figure.get_suptitle()
     width, height = (round(96 * inches) for inches in picture.figure.get_size_inches())
     return f"""<figure>
-<h3>{escape(picture.title)}</h3>
+<h3>{escape(title)}</h3>
 <div class="scroll picture" tabindex="0"><img width="{width}" height="{height}" \
-alt="{escape(f"{picture.title}. {picture.shows}")}" \
+alt="{escape(f"{title}. {picture.shows}")}" \
 src="data:image/{kind};base64,{base64.b64encode(content).decode()}"></div>
 <figcaption>{escape(f"{picture.shows} {picture.caption}")}</figcaption>
 </figure>"""
 
 
-def _table(header: Sequence[str], rows: Iterable[Iterable[Any]], kind: str = "") -> str:
-    """An HTML table; the first cell of a row is its heading."""
-    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
+def _table(rows: Sequence[dict[str, object]], kind: str) -> str:
+    """An HTML table of rows by column heading; the first cell of a row is the row's heading."""
+    head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in rows[0])
     body = "\n".join(
         f'<tr><th scope="row">{escape(str(first))}</th>'
         + "".join(f"<td>{escape(str(cell))}</td>" for cell in rest)
         + "</tr>"
-        for first, *rest in rows
+        for first, *rest in (row.values() for row in rows)
     )
     return (
         f'<div class="scroll" tabindex="0"><table class="{kind}">'
@@ -129,13 +110,18 @@ def _table(header: Sequence[str], rows: Iterable[Iterable[Any]], kind: str = "")
     )
 
 
-def _format_claim(claim: Claim) -> tuple[object, ...]:
+def _format_claim(claim: Claim) -> dict[str, object]:
     verdict = {"differs": "DOES NOT HOLD", "rule": "not compared"}.get(claim.verdict, claim.verdict)
-    return claim.step, claim.claim, verdict, claim.lesson, claim.computed
+    return {
+        "step": claim.step,
+        "claim": claim.claim,
+        "verdict": verdict,
+        "expected": claim.lesson,
+        "computed": claim.computed,
+    }
 
 
-def _format_row(row: EpochResult) -> dict[str, str]:
-    """The cells of a row of metrics.jsonl, by column heading."""
+def _format_row(row: EpochResult) -> dict[str, object]:
     formats = {"loss": ".4f", "accuracy": ".2%", "rate": ".4g", "seconds": ".1f"}
     return {
         name.replace("_", " "): "–"
@@ -143,12 +129,3 @@ def _format_row(row: EpochResult) -> dict[str, str]:
         else format(value, formats.get(name.rpartition("_")[2], ","))
         for name, value in asdict(row).items()
     }
-
-
-def _flatten(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Keys and values, a nested dictionary's as `key.nested_key`."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from ((f"{key}.{nested}", x) for nested, x in value.items())
-        else:
-            yield key, value

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 def with_board(events: Iterator[RunEvent]) -> Generator[RunEvent, None, None]:
     """Pass a run's events on, and write them to the run's folder `tensorboard`.
 
-    The first row decides from which epoch on TensorBoard hides what earlier files in the folder
-    say: a resumed run may repeat rows that were written before it was stopped.
+    A resumed run may repeat epochs that an earlier file in the folder holds. TensorBoard hides the
+    earlier points from the first new row's epoch on.
 
     Raises:
         UsageError: The package tensorboard is missing; the run has not begun.

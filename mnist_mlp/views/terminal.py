@@ -15,8 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from mnist_mlp.lesson.table import Claim
@@ -177,9 +175,8 @@ def show_evaluation(console: Console, evaluation: "Evaluation") -> None:
         scores.add_row(str(row.digit), *values, f"{row.support:,}")
     matrix = Table("true", *map(str, range(10)), box=box.SIMPLE)
     for digit, counts in enumerate(evaluation.confusion_matrix):
-        cells = (
-            Text(str(n) if n else "·", "bold" if k == digit else "") for k, n in enumerate(counts)
-        )
+        cells = [Text(str(n or "·")) for n in counts]
+        cells[digit].stylize("bold")
         matrix.add_row(str(digit), *cells)
     for column in (*scores.columns, *matrix.columns):
         column.justify = "right"
@@ -217,7 +214,7 @@ def show_prediction(
         f"{prediction.file!s:{width}}  {prediction.digit}  {prediction.confidence:7.2%}{verdict}"
     )
     if whole:
-        _show_pixels(console, prediction.pixels / 255)
+        _show_pixels(console, (prediction.pixels / 255).tolist())
         for digit, p in enumerate(prediction.probabilities):
             console.print(f"{digit}  {p:7.2%}  {_bar(p)}".rstrip())
 
@@ -265,7 +262,7 @@ def show_trace(console: Console, trace: "Trace") -> None:
         console.print(f"\nStep {step}: {text}")
 
     heading(1, "the image as a vector x of 784 numbers")
-    _show_pixels(console, trace.input.view(28, 28))
+    _show_pixels(console, trace.input.view(28, 28).tolist())
     lit = int((trace.input > 0).sum())
     console.print(f"x = {_values(trace.input)}  {lit} of 784 are not 0")
 
@@ -302,9 +299,9 @@ def show_trace(console: Console, trace: "Trace") -> None:
     console.print(f"loss {trace.loss:.6f} before, {trace.loss_after:.6f} after")
 
 
-def _show_pixels(console: Console, image: "Tensor | NDArray[np.float64]") -> None:
-    """Print an image (28, 28) in [0, 1] as blocks, two characters per pixel."""
-    for row in image.tolist():
+def _show_pixels(console: Console, image: list[list[float]]) -> None:
+    """Print an image with pixels in [0, 1] as blocks, two characters per pixel."""
+    for row in image:
         console.print("".join(2 * SHADES[round(4 * pixel)] for pixel in row).rstrip())
 
 

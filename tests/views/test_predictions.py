@@ -9,7 +9,6 @@ def test_the_most_confident_mistake_comes_first() -> None:
     labels = np.array([1, 0, 0, 1])
     found = [Mistake(2, 0, 1, 0.9), Mistake(1, 0, 1, 0.8), Mistake(0, 1, 0, 0.6)]
     assert find_mistakes(p, labels) == found
-    assert find_mistakes(p, labels, most=1) == found[:1]
     assert find_mistakes(np.eye(10), np.arange(10)) == []
 
 
