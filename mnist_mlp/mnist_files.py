@@ -7,14 +7,13 @@ the official one, so a bad mirror can only cost time.
 import gzip
 import hashlib
 import http.client
-import ipaddress
 import logging
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mnist_mlp.errors import DataError
 from mnist_mlp.files import write_atomically
@@ -23,31 +22,23 @@ log = logging.getLogger(__name__)
 
 SILENCE_S = 10.0
 """Seconds without a byte after which a mirror is given up."""
-
-
-class MnistFile(NamedTuple):
-    """The md5 of one of the four files, and the md5 and size of the archive that it comes in."""
-
-    md5: str
-    archive_md5: str
-    archive_size: int
-
-
-MNIST_FILES = {
-    "train-images-idx3-ubyte": MnistFile(
-        "6bbc9ace898e44ae57da46a324031adb", "f68b3c2dcbeaaa9fbdd348bbdeb94873", 9_912_422
-    ),
-    "train-labels-idx1-ubyte": MnistFile(
-        "a25bea736e30d166cdddb491f175f624", "d53e105ee54ea40749a09fcbcd1e9432", 28_881
-    ),
-    "t10k-images-idx3-ubyte": MnistFile(
-        "2646ac647ad5339dbf082846283269ea", "9fb629c4189551a2d022fa330f9573f3", 1_648_877
-    ),
-    "t10k-labels-idx1-ubyte": MnistFile(
-        "27ae3e4e09519cfbb04c329615203637", "ec29112dd5afa0611ce80d1b7f02629c", 4_542
-    ),
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+"""Names of this machine, to which a redirect need not be https."""
+MAX_ARCHIVE_BYTES = 10_000_000
+"""The largest of the four archives has 9,912,422 bytes."""
+FILE_MD5 = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
-"""The archives' md5s are torchvision's; the files' md5s come from unpacking those archives."""
+ARCHIVE_MD5 = {
+    "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
+    "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
+    "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+}
+"""As in torchvision; the files' md5s come from unpacking these archives."""
 
 
 def raw_folder(root: str | Path) -> Path:
@@ -65,35 +56,29 @@ def raw_folder(root: str | Path) -> Path:
 def has_mnist(root: str | Path) -> bool:
     """Whether all four files exist below a root, as archives or unpacked; they are not checked."""
     raw = raw_folder(root)
-    return all((raw / name).exists() or (raw / f"{name}.gz").exists() for name in MNIST_FILES)
+    return all((raw / name).exists() or (raw / f"{name}.gz").exists() for name in FILE_MD5)
 
 
 def read_mnist(root: Path, mirrors: Sequence[str] = ()) -> dict[str, tuple[bytes, str]]:
     """Read the four files; unpack or download first what is missing.
 
-    Args:
-        root: The data root.
-        mirrors: Addresses to try before torchvision's own.
-
-    Returns:
-        By file name its checked content, and "present", "unpacked" or "downloaded".
+    The mirrors are addresses to try before torchvision's own. Returns by file name the checked
+    content, and "present", "unpacked" or "downloaded".
 
     Raises:
         DataError: A file is altered, or missing and cannot be downloaded.
         OSError: The root cannot be written to.
     """
-    return {name: _read(name, root, mirrors) for name in MNIST_FILES}
+    return {name: _read(raw_folder(root) / name, mirrors) for name in FILE_MD5}
 
 
-def _read(name: str, root: Path, mirrors: Sequence[str]) -> tuple[bytes, str]:
-    file = MNIST_FILES[name]
-    path = raw_folder(root) / name
-    archive = path.with_name(f"{name}.gz")
-    content = _checked(path, file.md5)
-    packed = _checked(archive, file.archive_md5)
+def _read(path: Path, mirrors: Sequence[str]) -> tuple[bytes, str]:
+    archive = path.with_name(f"{path.name}.gz")
+    content = _checked(path, FILE_MD5[path.name])
+    packed = _checked(archive, ARCHIVE_MD5[archive.name])
     if content:
         return content, "present"
-    content = gzip.decompress(packed or _download(archive, file, mirrors))
+    content = gzip.decompress(packed or _download(archive, mirrors))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, content)
     return content, "unpacked" if packed else "downloaded"
@@ -120,7 +105,7 @@ def _checked(path: Path, md5: str) -> bytes | None:
     return content
 
 
-def _download(archive: Path, file: MnistFile, mirrors: Sequence[str]) -> bytes:
+def _download(archive: Path, mirrors: Sequence[str]) -> bytes:
     """The archive from the first mirror that serves the official one."""
     from torchvision.datasets import MNIST
 
@@ -131,17 +116,15 @@ def _download(archive: Path, file: MnistFile, mirrors: Sequence[str]) -> bytes:
         url = f"{mirror.rstrip('/')}/{archive.name}"
         log.info("downloading %s", url)
         try:
-            content = _get(url, file.archive_size)
+            content = _get(url)
         except (OSError, http.client.HTTPException, ValueError) as error:
             failures.append(f"{mirror}: {_reason(error)}")
             continue
         actual = _md5(content)
-        if actual == file.archive_md5:
+        if actual == ARCHIVE_MD5[archive.name]:
             return content
-        failures.append(
-            f"{mirror}: wrong data ({len(content):,} bytes of {file.archive_size:,}, md5 {actual})"
-        )
-    wanted = ", ".join(f"{name}.gz ({file.archive_md5})" for name, file in MNIST_FILES.items())
+        failures.append(f"{mirror}: wrong data ({len(content):,} bytes, md5 {actual})")
+    wanted = ", ".join(f"{name} ({md5})" for name, md5 in ARCHIVE_MD5.items())
     raise DataError(
         f"cannot download {archive.name}: {'; '.join(failures)}\n"
         f"put these files (md5) into {archive.parent}, or train offline with --config digits: "
@@ -149,33 +132,24 @@ def _download(archive: Path, file: MnistFile, mirrors: Sequence[str]) -> bytes:
     )
 
 
-def _get(url: str, size: int) -> bytes:
-    """The body of a response, cut off one byte after the expected size."""
-    content = bytearray()
+def _get(url: str) -> bytes:
+    """The body of a response, at most `MAX_ARCHIVE_BYTES` of it."""
     opener = urllib.request.build_opener(_SafeRedirects)
     with opener.open(url, timeout=SILENCE_S) as response:
-        while len(content) <= size and (chunk := response.read1(1 << 16)):
-            content.extend(chunk)
-    return bytes(content)
+        content: bytes = response.read(MAX_ARCHIVE_BYTES)
+    return content
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
     """Follows redirects only to https addresses and to this machine."""
 
     def redirect_request(self, *arguments: Any) -> urllib.request.Request | None:
-        request = super().redirect_request(*arguments)
-        target = urllib.parse.urlsplit(request.full_url if request else "")
-        if target.scheme != "https" and not _is_loopback(target.hostname):
-            arguments[1].close()  # the response
-            raise urllib.error.URLError(f"redirected to {target.geturl()}, which is not https")
-        return request
-
-
-def _is_loopback(host: str | None) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
-    except ValueError:
-        return False
+        _, response, *_, address = arguments
+        target = urllib.parse.urlsplit(address)
+        if target.scheme != "https" and target.hostname not in LOOPBACK:
+            response.close()
+            raise urllib.error.URLError(f"redirected to {address}, which is not https")
+        return super().redirect_request(*arguments)
 
 
 def _reason(error: Exception) -> str:

@@ -216,11 +216,11 @@ def spoil_weights(_mark: Mark, *, update: int) -> None:
     _after_updates(spoil)
 
 
-def use_files(_mark: Mark, *, known: dict[str, files_module.MnistFile]) -> None:
-    """Take other files for MNIST's, and leave torchvision's mirrors alone."""
+def use_files(_mark: Mark, *, known: dict[str, str]) -> None:
+    """Take the files with these md5s for MNIST's, and leave torchvision's mirrors alone."""
     from torchvision.datasets import MNIST
 
-    files_module.MNIST_FILES = known
+    files_module.FILE_MD5 = known
     MNIST.mirrors = []
 
 
@@ -288,7 +288,7 @@ def signals(count: int, chance: random.Random) -> str:
                 continue
             if phase == "download":
                 asked.clear()
-                only_mirror = partial(use_files, known=files_module.MNIST_FILES)
+                only_mirror = partial(use_files, known=files_module.FILE_MD5)
                 command = ("download", "--config", "mirror.yaml", "--root", "root")
                 process = Program(*command, hooks=[only_mirror])
                 assert asked.wait(TIMEOUT_S)
@@ -783,7 +783,7 @@ def mnist_files(count: int, chance: random.Random) -> str:
     processed.mkdir()
     for name in ("training.pt", "test.pt"):
         (processed / name).write_bytes(pickle.dumps(Canary()))
-    known = {name: files_module.MnistFile(_md5(content), "", 0) for name, content in good.items()}
+    known = {name: _md5(content) for name, content in good.items()}
 
     def put(contents: dict[str, bytes]) -> None:
         for name, content in contents.items():
@@ -817,7 +817,7 @@ def mnist_files(count: int, chance: random.Random) -> str:
         return name
 
     with (
-        mock.patch.object(files_module, "MNIST_FILES", known),
+        mock.patch.object(files_module, "FILE_MD5", known),
         mock.patch("torchvision.datasets.MNIST.mirrors", []),
     ):
         put(good)

@@ -121,7 +121,6 @@ def small_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     archives = tmp_path / "archives"
     archives.mkdir()
     generator = torch.Generator().manual_seed(0)
-    files = {}
     for part, count in (("train", 20), ("t10k", 10)):
         pixels = torch.randint(0, 256, (count, 28, 28), dtype=torch.uint8, generator=generator)
         contents = {
@@ -133,8 +132,8 @@ def small_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for name, content in contents.items():
             archive = gzip.compress(content)
             (archives / f"{name}.gz").write_bytes(archive)
-            files[name] = mnist_files.MnistFile(_md5(content), _md5(archive), len(archive))
-    monkeypatch.setattr(mnist_files, "MNIST_FILES", files)
+            monkeypatch.setitem(mnist_files.FILE_MD5, name, _md5(content))
+            monkeypatch.setitem(mnist_files.ARCHIVE_MD5, f"{name}.gz", _md5(archive))
     monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", [])
     return archives
 

@@ -135,10 +135,10 @@ def download(
     """Download MNIST's four files, unless they are there, and verify their checksums."""
     data = common.read_config(config, root=root).data
     with terminal.open_console(json_, quiet) as console:
-        from mnist_mlp.mnist_files import MNIST_FILES, raw_folder, read_mnist
+        from mnist_mlp.mnist_files import FILE_MD5, raw_folder, read_mnist
 
         files = [
-            {"name": name, "origin": origin, "md5": MNIST_FILES[name].md5}
+            {"name": name, "origin": origin, "md5": FILE_MD5[name]}
             for name, (_, origin) in read_mnist(Path(data.root), data.mirrors).items()
         ]
         for file in files:

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from html import escape
 from importlib.resources import files
@@ -40,13 +41,10 @@ CHECKED_IMAGES, SAMPLED_ENTRIES = 3, 64  # of the gradient check: images, entrie
 def export_html(
     checkpoint: Checkpoint, data: Dataset, rows: list[EpochResult], output: Path
 ) -> None:
-    """Write the explorer page.
+    """Write the explorer page, at most `MAX_BYTES` long.
 
-    Args:
-        checkpoint: A ReLU network with 784 inputs, 10 outputs and 1 to 3 hidden layers.
-        data: The checkpoint's data set, on the CPU.
-        rows: The run's metrics.jsonl; if empty, the page says that there are no curves.
-        output: The HTML file, at most `MAX_BYTES` long.
+    The data set is the checkpoint's, on the CPU. The rows are those of the run's metrics.jsonl; if
+    there are none, the page says that it has no curves.
 
     Raises:
         UsageError: The page does not support this network.
@@ -56,9 +54,11 @@ def export_html(
     template = _template()
 
     def page(extra: int) -> bytes:
+        # Without < no text in the data can end its script element.
+        json_data = json.dumps(_page_data(checkpoint, data, rows, extra), allow_nan=False)
         texts = {
             "title": escape(checkpoint.run_name),
-            "data": _json(_page_data(checkpoint, data, rows, extra)),
+            "data": json_data.replace("<", "\\u003c"),
         }
         filled = re.sub(r"\{\{(title|data)\}\}", lambda match: texts[match[1]], template)
         return filled.encode(errors="replace")
@@ -110,12 +110,12 @@ def _page_data(
     pixels, labels = data.test.pixels[chosen], data.test.labels[chosen]
     with torch.no_grad():
         logits = model(to_images(pixels).double())
-    weights = [p.detach().flatten().numpy() for p in checkpoint.model.parameters()]
+    weights = nn.utils.parameters_to_vector(checkpoint.model.parameters()).detach()
     return {
         "run": checkpoint.run_name,
         "dataset": data.name,
         "sizes": checkpoint.config.model.layer_sizes,
-        "weights": _base64(np.concatenate(weights).astype("<f4")),
+        "weights": _base64(weights.numpy().astype("<f4")),
         "weights_sha256": weights_sha256(checkpoint.model),
         "images": _base64(pixels.numpy()),
         "indexes": chosen,
@@ -147,23 +147,20 @@ def _choose(model: nn.Module, test: Split, extra: int) -> list[int]:
     confidence, predicted = p.max(dim=1)
     wrong = torch.nonzero(predicted != test.labels).flatten()
     mistakes: list[int] = wrong[confidence[wrong].argsort(descending=True)].tolist()
-    gallery = mistakes[:MISTAKES]
-
-    correct = []  # (rank among the digit's images, digit, index)
-    for digit in range(CLASSES):
-        found = torch.nonzero((test.labels == digit) & (predicted == digit)).flatten().tolist()
-        correct += [(rank, digit, index) for rank, index in enumerate(found)]
-    by_rank = sorted(correct)[: max(0, IMAGES - len(gallery))]
-    gallery_correct = [index for _, _, index in sorted(by_rank, key=lambda row: row[1:])]
+    correct: list[int] = torch.nonzero(predicted == test.labels).flatten().tolist()
 
     cells = list(zip(test.labels.tolist(), predicted.tolist(), strict=True))
-    shown = {cells[i] for i in gallery}
-    first: list[int] = []
-    others: list[int] = []
-    for i in mistakes[MISTAKES:]:
-        (others if cells[i] in shown else first).append(i)
-        shown.add(cells[i])
-    return gallery + gallery_correct + (first + others)[:extra]
+    seen: Counter[tuple[int, int]] = Counter()
+    rank = {}  # of each image within its cell of the confusion matrix, from 0
+    for i in mistakes + correct:
+        rank[i] = seen[cells[i]]
+        seen[cells[i]] += 1
+
+    gallery = mistakes[:MISTAKES]
+    by_rank = sorted(correct, key=lambda i: (rank[i], cells[i]))[: IMAGES - len(gallery)]
+    gallery += sorted(by_rank, key=lambda i: (cells[i], i))
+    others = sorted(mistakes[MISTAKES:], key=lambda i: rank[i] > 0)
+    return gallery + others[:extra]
 
 
 def _gradient_samples(
@@ -196,8 +193,3 @@ def _gradient_samples(
 
 def _base64(array: np.ndarray[Any, Any]) -> str:
     return base64.b64encode(array.tobytes()).decode()
-
-
-def _json(value: dict[str, Any]) -> str:
-    """Return JSON that is safe in a script element: no text in it can end the element."""
-    return json.dumps(value, allow_nan=False).replace("<", "\\u003c")

@@ -39,5 +39,5 @@ def export_safetensors(checkpoint: Checkpoint, output: Path) -> None:
         OSError: The file cannot be written; an existing file is left unchanged.
     """
     metadata = describe(checkpoint) | {"content_sha256": ZEROS}
-    tensors = {name: tensor.contiguous() for name, tensor in checkpoint.model.state_dict().items()}
-    write_atomically(output, fill_digest(safetensors.torch.save(tensors, metadata)))
+    content = safetensors.torch.save(checkpoint.model.state_dict(), metadata)
+    write_atomically(output, fill_digest(content))

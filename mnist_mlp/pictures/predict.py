@@ -49,12 +49,7 @@ class Prediction:
 
 
 def predict_file(model: nn.Module, path: Path, invert: Invert = "auto") -> Prediction:
-    """Read a picture, preprocess it and classify it.
-
-    Args:
-        model: Maps images (B, 784) to logits (B, 10), on the CPU.
-        path: A PNG, JPEG, BMP, WebP or GIF file with one frame.
-        invert: See `preprocess.prepare`.
+    """Read a picture, preprocess it and classify it with a network on the CPU.
 
     Raises:
         ImageError: The file cannot be read, or contains no ink.

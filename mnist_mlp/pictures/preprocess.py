@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 
 from mnist_mlp.constants import SIDE
@@ -19,6 +20,7 @@ from mnist_mlp.errors import ImageError
 Grey = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
 Invert = Literal["auto", "yes", "no"]
+"""yes: dark ink on light paper; no: light ink on dark paper; auto: detect which."""
 
 BOX_SIDE = 20  # pixels of the digit's longer side
 BORDER = 0.04  # of the shorter side: width of the border that is taken for paper
@@ -32,11 +34,9 @@ MIN_STROKE, THICKENED_STROKE = 1.5, 2.5
 
 
 def prepare(grey: Grey, invert: Invert = "auto") -> Pixels:
-    """Find the digit in a picture and return it as MNIST stores it: (28, 28), bright on black.
+    """Find the digit in a picture (H, W), from 0 (black) to 1 (white).
 
-    Args:
-        grey: (H, W), from 0 (black) to 1 (white).
-        invert: "yes": dark ink on light paper; "no": light on dark; "auto": detect which.
+    Returns it as MNIST stores it: (28, 28), bright ink on black.
 
     Raises:
         ImageError: The picture contains no ink.
@@ -125,22 +125,11 @@ def thicken(ink: Grey) -> Grey:
 
 def scale(ink: Grey, side: int = BOX_SIDE) -> Grey:
     """Scale ink so that its longer side has `side` pixels, and its maximum to 1."""
-    longer = max(ink.shape)
-    rows, columns = (
-        _resampling(length, max(1, round(side * length / longer))) for length in ink.shape
-    )
-    scaled = rows @ ink @ columns.T
+    height, width = (max(1, round(side * length / max(ink.shape))) for length in ink.shape)
+    image = Image.fromarray(ink).resize((width, height), Image.Resampling.BILINEAR)
+    scaled = np.array(image, dtype=np.float64)
     scaled /= scaled.max()  # thin or small digits become as bright as MNIST's
     return scaled
-
-
-def _resampling(before: int, after: int) -> Grey:
-    """Return the matrix (after, before) that resamples a line with a triangle filter."""
-    ratio = before / after
-    centres = (np.arange(after)[:, None] + 0.5) * ratio - 0.5
-    weights = np.maximum(0, 1 - np.abs(np.arange(before) - centres) / max(1, ratio))
-    weights /= weights.sum(axis=1, keepdims=True)
-    return weights
 
 
 def centre(box: Grey) -> Pixels:
