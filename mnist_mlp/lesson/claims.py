@@ -24,7 +24,7 @@ from mnist_mlp.steps.loss import cross_entropy, softmax
 from mnist_mlp.steps.model import build_mlp, count_parameters
 from mnist_mlp.steps.optimizer import build_optimizer
 from mnist_mlp.steps.train import EpochResult, fit, train
-from mnist_mlp.updates.fused import FusedUpdates
+from mnist_mlp.updates.fused import FusedUpdater
 
 LOGITS, LABEL = (1.2, 0.3, -0.5, 0.1, 3.8, 0.2, -0.1, 8.1, 0.4, 0.9), 7
 WORKED = torch.tensor([LOGITS, LOGITS], dtype=torch.float64)
@@ -366,9 +366,9 @@ def _(data: Dataset) -> Finding:
 
 
 def _compare_fused_updates(data: Dataset) -> float:
-    """The largest relative difference of a tensor trained with and without `FusedUpdates`."""
+    """The largest relative difference of a tensor trained with and without `FusedUpdater`."""
     fused, usual = build_mlp(seed=0), build_mlp(seed=0)
-    list(train(FusedUpdates(fused, data.train, 3), data, epochs=2, learning_rates=repeat(0.01)))
+    list(train(FusedUpdater(fused, data.train, 3), data, epochs=2, learning_rates=repeat(0.01)))
     sgd = build_optimizer(usual.parameters(), "sgd", learning_rate=0.01)
     list(fit(usual, data, sgd, epochs=2, batch_size=3))
     return max(map(measures.relative_difference, fused.parameters(), usual.parameters()))

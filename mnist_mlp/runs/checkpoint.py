@@ -43,7 +43,7 @@ _PLACE = re.compile(rb'(content_sha256(?:":"|\x12@))0{64}')
 
 
 class _Metadata(BaseModel):
-    """The file's metadata: strings, most of them JSON. The fields are those of `Checkpoint`."""
+    """The file's metadata: strings, most of them JSON; the rest of `Checkpoint` is tensors."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -79,7 +79,8 @@ class Checkpoint:
     data_hashes: dict[str, str]
     """Of each split."""
     training: dict[str, Tensor]
-    """Tensors that only training needs, by name; see `state.py`."""
+    """Tensors that only training needs, by name: see `state.py`. Within an epoch also `losses`
+    (n,), those of its n examples so far."""
     progress: dict[str, float]
     """`seconds` so far, and `correct` examples of the epoch under way."""
 
@@ -259,8 +260,8 @@ def _check_header(head: bytes, file_size: int) -> _Metadata:
         expected |= {TRAINING_PREFIX + name: s for name, s in state_shapes(config).items()}
     losses = TRAINING_PREFIX + "losses"  # (examples so far,), only within an epoch
     match found.get(losses):
-        case (_, [int(examples)]) if 0 < examples <= max(TRAINING_EXAMPLES.values()):
-            expected[losses] = [examples]
+        case (_, [examples]) if examples in range(1, max(TRAINING_EXAMPLES.values()) + 1):
+            expected[losses] = [int(examples)]
     if found.keys() != expected.keys():
         odd = _shown(min(found.keys() ^ expected.keys()))
         raise _Refused(f"its tensors are not those of its config's network (see {odd})")

@@ -24,7 +24,7 @@ _CHECKPOINT = re.compile(r"epoch-(\d{3,})(?:-update-(\d+))?\.safetensors")
 
 
 def checkpoint_path(run_dir: Path, epoch: int, update: int | None = None) -> Path:
-    """The checkpoint after an epoch, or after an update within the next epoch."""
+    """The checkpoint at the end of an epoch; or in the next one, after that update of the run."""
     within = "" if update is None else f"-update-{update}"
     return run_dir / "checkpoints" / f"epoch-{epoch:03d}{within}.safetensors"
 
@@ -40,8 +40,8 @@ def list_checkpoints(run_dir: Path) -> list[Path]:
 
 def whole_epochs(run_dir: Path) -> dict[Path, int]:
     """The checkpoints that were written at the end of an epoch, oldest first, with that epoch."""
-    matches = ((path, _CHECKPOINT.fullmatch(path.name)) for path in list_checkpoints(run_dir))
-    return {path: int(match[1]) for path, match in matches if match and match[2] is None}
+    epochs = {path: int(path.stem.split("-")[1]) for path in list_checkpoints(run_dir)}
+    return {path: n for path, n in epochs.items() if path == checkpoint_path(run_dir, n)}
 
 
 def newest_run(runs: Path = RUNS) -> Path:
@@ -50,7 +50,7 @@ def newest_run(runs: Path = RUNS) -> Path:
     Raises:
         CheckpointError: No run has a checkpoint.
     """
-    checkpoints = [c for run in runs.glob("*/") for c in list_checkpoints(run)[-1:]]
+    checkpoints = [c for run in runs.glob("[!.]*/") for c in list_checkpoints(run)[-1:]]
     if not checkpoints:
         raise CheckpointError(
             f"{runs}/: no run with a checkpoint here; "
@@ -87,11 +87,8 @@ def open_directory(
 ) -> Iterator[Path]:
     """Create or reopen a run directory, and hold its lock inside a `with` block.
 
-    Args:
-        name: For a new directory `runs/<name>-NNN`, where run_dir is None.
-        run_dir: To create, or to resume.
-        resume: It may hold checkpoints.
-        dry_run: Use a folder that is removed again, beside where the run would be.
+    Without run_dir it is a new `runs/<name>-NNN`. To resume, the directory may hold checkpoints. A
+    dry run gets a folder that is removed again, where the run would be.
 
     Raises:
         RunInUseError: Another process holds the lock.
@@ -104,20 +101,24 @@ def open_directory(
         with tempfile.TemporaryDirectory(prefix=".mnist-mlp-", dir=beside) as scratch:
             yield Path(scratch)
         return
+    if resume and run_dir is not None and not Path(run_dir).is_dir():
+        raise UsageError(f"{run_dir}: no such run; mnist-mlp runs lists those under {RUNS}/")
     directory = _new_directory(name) if run_dir is None else Path(run_dir)
+    if run_dir is not None:
+        _refuse_used(directory, resume)
     directory.mkdir(parents=True, exist_ok=True)
     with _lock(directory):
-        if run_dir is not None and not resume:
-            _refuse_used(directory)  # another process may have been faster
+        if run_dir is not None:
+            _refuse_used(directory, resume)  # another process may have been faster
         yield directory
 
 
 def refuse_unusable(run_dir: Path) -> None:
-    """Refuse a directory for a new run, as `open_directory` would, before anything is loaded."""
+    """Refuse a directory for a new run before anything is loaded: in use, or already used."""
     if (run_dir / ".lock").exists():
         with _lock(run_dir):
             pass  # "another process trains here" explains more than "holds a checkpoint"
-    _refuse_used(run_dir)
+    _refuse_used(run_dir, resume=False)
 
 
 @contextmanager
@@ -152,17 +153,19 @@ def _new_directory(name: str) -> Path:
         return directory
 
 
-def _refuse_used(run_dir: Path) -> None:
-    """A new run needs a new or empty directory, or that of a run without any checkpoint."""
+def _refuse_used(run_dir: Path, resume: bool) -> None:
+    """Refuse files that are not a run's, and for a new run also those of one with a checkpoint."""
     if not run_dir.exists():
         return
     if not run_dir.is_dir():
         raise UsageError(f"{run_dir}: a file, not a folder; choose another --run-dir")
     if list_checkpoints(run_dir):
+        if resume:
+            return
         raise UsageError(
             f"{run_dir}: already holds a checkpoint; choose another --run-dir, "
             f"or continue that run with --resume {run_dir}"
         )
     names = {path.name for path in run_dir.iterdir()} - {".lock"}
-    if names and "environment.json" not in names:
+    if names and "environment.json" not in names:  # which `Record` writes first
         raise UsageError(f"{run_dir}: holds files that are no run's; choose another --run-dir")

@@ -13,9 +13,9 @@ import torch
 
 from mnist_mlp.config import Config
 from mnist_mlp.errors import DeviceError
-from mnist_mlp.runs.learner import updates_of
+from mnist_mlp.runs.learner import updater_class
 from mnist_mlp.steps.data import Dataset, load_dataset
-from mnist_mlp.updates.fused import FusedUpdates
+from mnist_mlp.updates.fused import FusedUpdater
 from mnist_mlp.updates.ranks import local_processes, local_rank, processes
 
 
@@ -57,7 +57,7 @@ def threads_of(config: Config) -> int:
     """
     affinity = getattr(os, "sched_getaffinity", None)
     cores = (len(affinity(0)) if affinity else os.cpu_count() or 1) // local_processes()
-    fused = updates_of(config, "cpu") is FusedUpdates
+    fused = updater_class(config, "cpu") is FusedUpdater
     enough = config.train.batch_size >= (32 if fused else 256)
     return config.threads or (max(1, min(2, cores)) if enough else 1)
 

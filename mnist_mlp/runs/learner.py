@@ -15,13 +15,13 @@ from mnist_mlp.steps.backprop import autograd, chain_rule
 from mnist_mlp.steps.data import Dataset
 from mnist_mlp.steps.model import build_mlp
 from mnist_mlp.steps.optimizer import build_optimizer, learning_rates
-from mnist_mlp.steps.train import TorchUpdates, Updates
+from mnist_mlp.steps.train import TorchUpdater, Updater
 from mnist_mlp.updates.deformation import Deformation
-from mnist_mlp.updates.fused import FusedUpdates
-from mnist_mlp.updates.graphed import GraphedUpdates
+from mnist_mlp.updates.fused import FusedUpdater
+from mnist_mlp.updates.graphed import GraphedUpdater
 from mnist_mlp.updates.ranks import processes
-from mnist_mlp.updates.regularized import RegularizedUpdates, WeightAverage, named_floats
-from mnist_mlp.updates.shared import SharedUpdates
+from mnist_mlp.updates.regularized import RegularizedUpdater, WeightAverage, named_floats
+from mnist_mlp.updates.shared import SharedUpdater
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Learner:
     model: nn.Sequential
     average: WeightAverage | None
     optimizer: Optimizer | None
-    updates: Updates
+    updater: Updater
     learning_rates: Iterator[float]
     backward: str
     """How gradients are computed: fused, chain_rule or autograd."""
@@ -59,8 +59,9 @@ class Learner:
         """
         if missing := state_shapes(self.config).keys() - checkpoint.training.keys():
             raise ValueError(f"no {min(missing)}")
+        # With batch norm folded in, the network for use cannot be put back, and need not be.
         if not self.config.model.batch_norm:
-            self.updates.network().load_state_dict(checkpoint.model.state_dict())
+            self.updater.network().load_state_dict(checkpoint.model.state_dict())
         for kind, network in self._sources().items():
             for name, tensor in named_floats(network).items():
                 tensor.copy_(checkpoint.training[f"{kind}.{name}"])
@@ -83,26 +84,26 @@ def assemble(config: Config, data: Dataset) -> Learner:
     sizes, activation = config.model.layer_sizes, config.model.activation
     model = build_mlp(sizes, activation, config.seed, batch_norm=config.model.batch_norm).to(device)
     average = WeightAverage(model, config.optimizer.average) if config.optimizer.average else None
-    kind = updates_of(config, device.type)
+    kind = updater_class(config, device.type)
     optimizer: Optimizer | None = None
-    updates: Updates
-    if issubclass(kind, FusedUpdates):
-        backward, updates = "fused", kind(model, data.train, size)
+    updater: Updater
+    if issubclass(kind, FusedUpdater):
+        backward, updater = "fused", kind(model, data.train, size)
     else:
         # PyTorch's optimizers import its compiler, which takes a second: only where one is needed.
         optimizer = build_optimizer(
             model.parameters(),
             **config.optimizer.model_dump(exclude={"average"}),
-            graphed=kind is GraphedUpdates,
+            graphed=kind is GraphedUpdater,
         )
         by_hand = config.train.backward != "autograd" and config.model.is_linear_relu_stack
         backward, gradients = (
             ("chain_rule", chain_rule(model)) if by_hand else ("autograd", autograd(model))
         )
         extras: dict[str, Any] = {}
-        if issubclass(kind, RegularizedUpdates):
+        if issubclass(kind, RegularizedUpdater):
             extras = {"average": average, "seed": config.seed, "deformation": _deformation(config)}
-        updates = kind(model, optimizer, gradients, data.train, size, **extras)
+        updater = kind(model, optimizer, gradients, data.train, size, **extras)
     batches = math.ceil(len(data.train.labels) / size)
     schedule = config.schedule
     rates = learning_rates(
@@ -113,22 +114,22 @@ def assemble(config: Config, data: Dataset) -> Learner:
         gamma=schedule.gamma,
         warmup_fraction=schedule.warmup_fraction,
     )
-    return Learner(config, model, average, optimizer, updates, rates, backward)
+    return Learner(config, model, average, optimizer, updater, rates, backward)
 
 
-def updates_of(config: Config, device: str) -> type[TorchUpdates] | type[FusedUpdates]:
+def updater_class(config: Config, device: str) -> type[TorchUpdater] | type[FusedUpdater]:
     """The fastest way to make a config's updates on cpu or cuda."""
     how = config.optimizer
     if processes() > 1:
-        return SharedUpdates
+        return SharedUpdater
     if _deformation(config) or config.model.batch_norm or how.average:
-        return RegularizedUpdates
+        return RegularizedUpdater
     if device == "cuda":
-        return GraphedUpdates
+        return GraphedUpdater
     plain = how.name == "sgd" and not (how.momentum or how.weight_decay)
     if plain and config.train.backward == "auto" and config.model.is_linear_relu_stack:
-        return FusedUpdates
-    return TorchUpdates
+        return FusedUpdater
+    return TorchUpdater
 
 
 def _deformation(config: Config) -> Deformation | None:

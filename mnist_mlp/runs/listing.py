@@ -1,6 +1,5 @@
 """Runs side by side, read from their config.yaml and metrics.jsonl. No torch is imported here."""
 
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -14,7 +13,18 @@ from mnist_mlp.errors import UsageError
 from mnist_mlp.runs.directory import RUNS
 
 
-class RunSummary(BaseModel):
+class _Scores(BaseModel):
+    train_loss: float | None = None
+    validation_accuracy: float | None = None
+    test_accuracy: float | None = None
+    seconds: float | None = None
+
+
+class _Row(_Scores):
+    epoch: int = 0
+
+
+class RunSummary(_Scores):
     """A run in one row. Losses, accuracies and seconds are those of its last finished epoch."""
 
     path: Path
@@ -23,17 +33,14 @@ class RunSummary(BaseModel):
     epochs: int
     epochs_wanted: int
     finished: bool
-    train_loss: float | None = None
-    validation_accuracy: float | None = None
-    test_accuracy: float | None = None
-    seconds: float | None = None
-    last_epoch: datetime | None = None
+    last_epoch: datetime | None
+    """When its metrics were last written."""
 
 
 def list_runs(folder: Path = RUNS) -> list[RunSummary]:
     """The runs in a folder, the newest last. Other folders and files are ignored."""
     found = []
-    for path in sorted(folder.glob("*/")):
+    for path in sorted(folder.glob("[!.]*/")):
         with suppress(UsageError):
             found.append(summarise(path))
     oldest = datetime.min.replace(tzinfo=UTC)
@@ -50,21 +57,20 @@ def summarise(path: Path) -> RunSummary:
         raise UsageError(f"{path}: not a run directory; mnist-mlp runs lists those under {RUNS}/")
     config = load_config(path / "config.yaml", environment={})
     metrics = path / "metrics.jsonl"
-    last: dict[str, Any] = {}
-    with suppress(OSError, ValueError, TypeError):  # a last line may be torn
+    last, written = _Row(), None
+    with suppress(OSError, ValueError):  # a last line may be torn
         for line in metrics.read_text(encoding="utf-8").splitlines():
-            last = dict(json.loads(line))
-    written = datetime.fromtimestamp(metrics.stat().st_mtime, UTC) if last else None
-    epochs = last.pop("epoch", 0)
+            last = _Row.model_validate_json(line)
+            written = datetime.fromtimestamp(metrics.stat().st_mtime, UTC).replace(microsecond=0)
     return RunSummary(
         path=path,
         config=config,
         dataset=config.data.dataset,
-        epochs=epochs,
+        epochs=last.epoch,
         epochs_wanted=config.train.epochs,
-        finished=epochs == config.train.epochs,
-        last_epoch=written and written.replace(microsecond=0),
-        **last,
+        finished=last.epoch == config.train.epochs,
+        last_epoch=written,
+        **last.model_dump(exclude={"epoch"}),
     )
 
 

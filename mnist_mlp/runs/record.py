@@ -29,14 +29,14 @@ class Record:
         self, directory: Path | None, learner: Learner, data: Dataset, *, kept: bool = True
     ) -> None:
         self.directory, self.learner, self.config = directory, learner, learner.config
-        self.shown = directory if kept else None
-        """The directory as people are told it; None if it will be removed."""
+        self.reported = directory if kept else None
+        """The directory to tell people; None in a dry run, and without a directory."""
         self.examples = len(data.train.labels)
         self.parameters = sum(layer.parameters for layer in count_parameters(learner.model))
         self.data_hashes = {name: _sha256(*split) for name, split in data.splits().items()}
         self.environment = describe_environment(self.config.seed, data.train.labels.device) | {
             "backward": learner.backward,
-            "updates": type(learner.updates).__name__,
+            "updates": type(learner.updater).__name__,
         }
         self.rows: list[EpochResult] = []
 
@@ -58,29 +58,30 @@ class Record:
             append(self.directory / "metrics.jsonl", _json(asdict(row)))
 
     def save_is_due(self) -> bool:
-        """Whether the config asks for a checkpoint after the newest row's epoch."""
+        """Whether to save after the newest row's epoch: due, the last, or the best so far."""
         row = self.rows[-1]
         last = row.epoch == self.config.train.epochs
         due = row.epoch % self.config.checkpoint.every_epochs == 0
         return row.epoch > 0 and (last or due or self._best_epoch() is row)
 
-    def save(self, seconds: float, within: Progress | None = None) -> None:
-        """Save a checkpoint, of the newest row's epoch or within the next one; delete old ones.
+    def save(self, seconds: float, progress: Progress | None = None) -> None:
+        """Save a checkpoint, at the newest row's epoch or within the next one; delete old ones.
 
         The newest `checkpoint.keep` stay, and the best by validation.
         """
         if not self.directory:
             return
-        row = self.rows[-1]
-        update = within.updates if within else row.updates
-        state = self.learner.state()
-        if within:
-            state["losses"] = within.position.losses
+        row, state = self.rows[-1], self.learner.state()
+        update, path, correct = row.updates, checkpoint_path(self.directory, row.epoch), 0
+        if progress:
+            update, correct = progress.updates, progress.position.correct
+            path = checkpoint_path(self.directory, row.epoch, update)
+            state["losses"] = progress.position.losses
         save_checkpoint(
             Checkpoint(
-                path=checkpoint_path(self.directory, row.epoch, update if within else None),
+                path=path,
                 config=self.config,
-                model=self.learner.updates.network(),
+                model=self.learner.updater.network(),
                 epoch=row.epoch,
                 update=update,
                 metrics=asdict(row),
@@ -88,13 +89,13 @@ class Record:
                 order_hash=self.order_hash(row.epoch + 1),
                 data_hashes=self.data_hashes,
                 training=state,
-                progress={"correct": within.position.correct if within else 0, "seconds": seconds},
+                progress={"correct": correct, "seconds": seconds},
             )
         )
         best = self._best_epoch(set(whole_epochs(self.directory).values()))
         for old in list_checkpoints(self.directory)[: -self.config.checkpoint.keep]:
             if best is None or old != checkpoint_path(self.directory, best.epoch):
-                old.unlink()
+                old.unlink(missing_ok=True)
 
     def order_hash(self, epoch: int) -> str:
         """A hash of the order in which an epoch visits the training examples."""
@@ -102,7 +103,7 @@ class Record:
 
     def _best_epoch(self, among: Container[int] | None = None) -> EpochResult | None:
         """The earliest row with the highest validation accuracy, as `load_checkpoint` chooses."""
-        trained = [row for row in self.rows if row.epoch and (not among or row.epoch in among)]
+        trained = [r for r in self.rows if r.epoch and (among is None or r.epoch in among)]
         rated = [row for row in trained if row.validation_accuracy is not None]
         return max(rated, key=lambda row: row.validation_accuracy or 0.0, default=None)
 

@@ -34,7 +34,9 @@ def resume_run(checkpoint: Checkpoint, record: Record) -> tuple[Position, float]
         DataError: The data set is not the one that the run was trained on.
         CheckpointError: Parts of the checkpoint contradict each other, or metrics are missing.
     """
-    _refuse_changes(checkpoint.config, record.config, checkpoint.epoch)
+    batches = math.ceil(record.examples / checkpoint.config.train.batch_size)
+    epochs_begun = math.ceil(checkpoint.update / batches)
+    _refuse_changes(checkpoint.config, record.config, epochs_begun)
     for name, digest in checkpoint.data_hashes.items():
         if digest != record.data_hashes.get(name):
             raise DataError(
@@ -59,7 +61,7 @@ def resume_run(checkpoint: Checkpoint, record: Record) -> tuple[Position, float]
     return position, seconds
 
 
-def _refuse_changes(was: Config, now: Config, epochs_done: int) -> None:
+def _refuse_changes(was: Config, now: Config, epochs_begun: int) -> None:
     old, new = was.flat(), now.flat()
     shaped = now.schedule.name in ("cosine", "one_cycle")
     for key, value in new.items():
@@ -69,8 +71,8 @@ def _refuse_changes(was: Config, now: Config, epochs_done: int) -> None:
                 f"{key}: {old[key]} in the run, {value} now; a run is resumed as it was begun"
                 f"{reason if key == 'train.epochs' else ''}"
             )
-    if now.train.epochs < epochs_done:
-        raise UsageError(f"train.epochs: {now.train.epochs}, but {epochs_done} are done already")
+    if now.train.epochs < epochs_begun:
+        raise UsageError(f"train.epochs: {now.train.epochs}, but {epochs_begun} are done or begun")
 
 
 def _changes(was: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
@@ -89,9 +91,9 @@ def _restore(checkpoint: Checkpoint, record: Record) -> tuple[Position, float]:
     learner.restore(checkpoint)
     device = next(learner.model.parameters()).device
     losses = checkpoint.training.get("losses", torch.empty(0)).to(device)
-    batches = math.ceil(record.examples / learner.updates.batch_size)
+    batches = math.ceil(record.examples / learner.updater.batch_size)
     within = checkpoint.update - checkpoint.epoch * batches
-    if len(losses) != within * learner.updates.batch_size:
+    if len(losses) != within * learner.updater.batch_size:
         raise ValueError(f"update {checkpoint.update} and {len(losses)} losses do not agree")
     correct, seconds = int(checkpoint.progress["correct"]), checkpoint.progress["seconds"]
     return Position(checkpoint.epoch + 1, losses, correct), float(seconds)

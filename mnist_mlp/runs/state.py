@@ -1,7 +1,7 @@
-"""What a config makes training remember, known before any tensor is read: names and shapes.
+"""The tensors that a checkpoint holds besides its network: names and shapes, from the config alone.
 
-The network that is saved for use is averaged and has batch normalisation folded in. Where these
-change it, the networks that it was made from are saved too, as `model` and `average`.
+So a file's header can be checked. The network that is saved for use is averaged and has batch
+normalisation folded in. The networks that it was made from are saved too.
 """
 
 import torch
@@ -13,9 +13,13 @@ from mnist_mlp.updates.regularized import named_floats
 
 
 def source_networks(config: Config) -> list[str]:
-    """The networks to save besides the one for use: `model`, which is trained, and `average`."""
-    averages, folds = config.optimizer.average > 0, config.model.batch_norm
-    return ["model"] * (averages or folds) + ["average"] * (averages and folds)
+    """The names of the networks to save besides the one for use.
+
+    `model` is trained, `average` follows it. Whichever is used unchanged is not saved twice.
+    """
+    if config.model.batch_norm:
+        return ["model", "average"] if config.optimizer.average else ["model"]
+    return ["model"] if config.optimizer.average else []
 
 
 def empty_network(config: Config, *, batch_norm: bool = False) -> nn.Sequential:

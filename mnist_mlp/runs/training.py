@@ -125,7 +125,7 @@ def run_events(
     if config.model.batch_norm and processes() > 1:
         raise UsageError("model.batch_norm: trains in one process, since it looks at whole batches")
     device = resolve_device(config.device)
-    if begun := remembered_run_directory():
+    if begun := remembered_run_directory():  # torchrun has restarted the processes of a run
         run_dir, resume = begun, True
     leads = rank() == 0
     if leads and run_dir is not None and not resume:
@@ -138,13 +138,13 @@ def run_events(
         with opened if leads else nullcontext() as directory:
             if directory and not dry_run:
                 remember_run_directory(str(directory))
-            checkpoint = _from_rank_0(directory if resume else None, device)
+            checkpoint = _checkpoint_of_rank_0(directory if resume else None, device)
             record = Record(directory, assemble(config, data), data, kept=not dry_run)
             position, seconds = resume_run(checkpoint, record) if checkpoint else (None, 0.0)
             if not checkpoint:
                 record.begin([])
             yield RunStart(
-                run_dir=record.shown,
+                run_dir=record.reported,
                 config=config,
                 dataset=data.name,
                 examples={name: len(split.labels) for name, split in data.splits().items()},
@@ -155,25 +155,25 @@ def run_events(
             try:
                 yield from _train(record, data, position, seconds, stop)
             except DivergedError as error:
-                good = list_checkpoints(record.shown) if record.shown else []
+                good = list_checkpoints(record.reported) if record.reported else []
                 newest = f"the last good checkpoint is {good[-1]}" if good else "nothing was saved"
                 raise DivergedError(f"{error}; {newest}") from None
 
 
 def _train(
-    record: Record, data: Dataset, resume: Position | None, before: float, stop: Stop
+    record: Record, data: Dataset, start_at: Position | None, before: float, stop: Stop
 ) -> Generator[RunEvent, None, None]:
-    """Train and record what happens. `before`: seconds of training before `resume`."""
+    """Train and record what happens. `before`: seconds of training before `start_at`."""
     config, device = record.config, data.train.labels.device
     started = saved = time.monotonic()
     for event in train(
-        record.learner.updates,
+        record.learner.updater,
         data,
         epochs=config.train.epochs,
         learning_rates=record.learner.learning_rates,
         seed=config.seed,
         test_each_epoch=config.train.test_each_epoch,
-        resume=resume,
+        resume=start_at,
     ):
         stopped = largest_of_processes(stop() or 0, device)
         seconds = before + time.monotonic() - started
@@ -181,9 +181,9 @@ def _train(
             yield event
             if stopped and len(event.position.losses) < record.examples:
                 record.save(seconds, event)
-                raise _stopped(stopped, event.updates, record.shown)
+                raise _stopped(stopped, event.updates, record.reported)
             continue
-        row = replace(event, seconds=before + event.seconds) if event.epoch else event
+        row = replace(event, seconds=before + event.seconds)
         record.add(row)
         if record.save_is_due() or (stopped and row.epoch):
             record.save(seconds)
@@ -192,15 +192,16 @@ def _train(
         if not row.epoch:
             started = time.monotonic()
         if stopped and row.epoch < config.train.epochs:
-            raise _stopped(stopped, row.updates, record.shown)
+            raise _stopped(stopped, row.updates, record.reported)
     yield _result(record, data.name, before + saved - started)
 
 
 def _load_in_turn(config: Config, device: torch.device) -> Dataset:
     """Load the data. The first process of each machine goes first: it may have to download them."""
-    for turn in (0, 1):
-        if turn == min(1, local_rank()):
-            data = load_config_dataset(config).to(device)
+    if local_rank() > 0:
+        wait_for_processes(device)
+    data = load_config_dataset(config).to(device)
+    if local_rank() == 0:
         wait_for_processes(device)
     return data
 
@@ -212,9 +213,11 @@ def _shortened(config: Config, data: Dataset) -> tuple[Config, Dataset]:
     return config.model_copy(update={"train": train_config}), data._replace(train=head)
 
 
-def _from_rank_0(resumed: Path | None, device: torch.device) -> Checkpoint | None:
-    """The newest checkpoint of a run that is resumed, as rank 0 reads it, in every process."""
-    checkpoint = newest_good_checkpoint(resumed) if resumed else None
+def _checkpoint_of_rank_0(run_dir: Path | None, device: torch.device) -> Checkpoint | None:
+    """The newest checkpoint of a run to resume, as rank 0 reads it, in every process."""
+    checkpoint = newest_good_checkpoint(run_dir) if run_dir else None
+    if processes() == 1:
+        return checkpoint
     content = bytes_of_rank_0(checkpoint.path.read_bytes() if checkpoint else b"", device)
     if rank() == 0 or not content:
         return checkpoint
@@ -226,9 +229,9 @@ def _from_rank_0(resumed: Path | None, device: torch.device) -> Checkpoint | Non
 
 def _result(record: Record, dataset: str, seconds: float) -> RunResult:
     untrained, final = record.rows[0], record.rows[-1]
-    network = record.learner.updates.network()
+    network = record.learner.updater.network()
     return RunResult(
-        run_dir=record.shown,
+        run_dir=record.reported,
         dataset=dataset,
         epochs=final.epoch,
         updates=final.updates,

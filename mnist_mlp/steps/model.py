@@ -49,9 +49,8 @@ def build_mlp(
             torch.default_generator.manual_seed(seed)
         modules: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
         for number, (inputs, outputs) in enumerate(pairwise(layer_sizes), start=1):
-            modules[f"layer{number}"] = nn.Linear(
-                inputs, outputs
-            )  # z = W·x + b; W (outputs, inputs)
+            # z = W·x + b, with W (outputs, inputs) and b (outputs,)
+            modules[f"layer{number}"] = nn.Linear(inputs, outputs)
             if number < len(layer_sizes) - 1:
                 if batch_norm:
                     modules[f"norm{number}"] = nn.BatchNorm1d(outputs)

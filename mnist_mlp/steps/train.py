@@ -1,6 +1,6 @@
 """Step 8: for each epoch, for each training example: forward, loss, backward, update; evaluate.
 
-`train` is that loop. It yields what happens and prints nothing. `TorchUpdates` is the readable way
+`train` is that loop. It yields what happens and prints nothing. `TorchUpdater` is the readable way
 to make its updates, from the functions of Steps 1 to 7. `mnist_mlp.updates` has other ways.
 """
 
@@ -76,7 +76,7 @@ class EpochResult:
     seconds: float
 
 
-class Updates(Protocol):
+class Updater(Protocol):
     """What `train` needs of a way to make updates. One update is Steps 2 to 7 on one batch.
 
     Subclass it: every method but `epoch` has a default.
@@ -86,7 +86,7 @@ class Updates(Protocol):
     """The model that is trained; it may lag behind until `network` is called."""
     batch_size: int
 
-    def epoch(
+    def run_epoch(
         self, epoch: int, order: Tensor, learning_rates: Sequence[float], done: int, logits: Tensor
     ) -> Iterator[int]:
         """Make the updates of an epoch. Yields the number of a batch, from 0, after its update.
@@ -118,8 +118,8 @@ class Updates(Protocol):
 
 
 @dataclass(eq=False)
-class TorchUpdates(Updates):
-    """Updates by PyTorch's modules and optimizers, one step of the lesson after the other.
+class TorchUpdater(Updater):
+    """Updater by PyTorch's modules and optimizers, one step of the lesson after the other.
 
     The optimizer has the model's parameters in one group, and `backward` belongs to the model.
     """
@@ -130,10 +130,10 @@ class TorchUpdates(Updates):
     train: Split
     batch_size: int
 
-    def epoch(
+    def run_epoch(
         self, epoch: int, order: Tensor, learning_rates: Sequence[float], done: int, logits: Tensor
     ) -> Iterator[int]:
-        """See `Updates`."""
+        """See `Updater`."""
         self.model.train()
         self.order = order
         for batch in range(done, len(learning_rates)):
@@ -185,11 +185,11 @@ def fit(
     Raises:
         DivergedError: A loss or a weight is not finite. The message names the first such update.
     """
-    updates = TorchUpdates(model, optimizer, backward or autograd(model), data.train, batch_size)
+    updater = TorchUpdater(model, optimizer, backward or autograd(model), data.train, batch_size)
     if learning_rates is None:
         learning_rates = repeat(float(optimizer.param_groups[0]["lr"]))
     return train(
-        updates,
+        updater,
         data,
         epochs=epochs,
         learning_rates=learning_rates,
@@ -199,7 +199,7 @@ def fit(
 
 
 def train(
-    updates: Updates,
+    updater: Updater,
     data: Dataset,
     *,
     epochs: int,
@@ -213,14 +213,14 @@ def train(
     `fit` explains most arguments. With `resume`, training goes on from there: the model and the
     optimizer must be as they were, and epoch 0 is left out.
     """
-    tracker = _Tracker(updates, data, learning_rates, epochs, test_each_epoch)
+    tracker = _Tracker(updater, data, learning_rates, epochs, test_each_epoch)
     if not resume:
         yield tracker.evaluate()  # the untrained network
     for epoch in range(resume.epoch if resume else 1, epochs + 1):  # for each epoch:
         order = epoch_order(len(data.train.labels), seed, epoch).to(data.train.labels.device)
         rates, done = tracker.begin(epoch, order, resume)
         # for each training example, in batches: forward pass, loss, backward pass, update
-        for batch in updates.epoch(epoch, order, rates, done, tracker.logits):
+        for batch in updater.run_epoch(epoch, order, rates, done, tracker.logits):
             if progress := tracker.progress(batch):
                 yield progress
         yield tracker.evaluate()  # evaluate on the test set
@@ -234,19 +234,19 @@ class _Tracker:
 
     def __init__(
         self,
-        updates: Updates,
+        updater: Updater,
         data: Dataset,
         learning_rates: Iterable[float],
         epochs: int,
         test_each_epoch: bool,
     ) -> None:
         examples, device = len(data.train.labels), data.train.labels.device
-        self.updates, self.data = updates, data
+        self.updater, self.data = updater, data
         rates = iter(learning_rates)
         self.learning_rate = next(rates)
         self.learning_rates = chain([self.learning_rate], rates)
         self.epochs, self.test_each_epoch = epochs, test_each_epoch
-        self.batches = math.ceil(examples / updates.batch_size)
+        self.batches = math.ceil(examples / updater.batch_size)
         self.logits = torch.empty(examples, CLASSES, device=device)
         self.losses = torch.empty(examples, device=device)
         self.epoch, self.started = 0, 0.0
@@ -265,7 +265,7 @@ class _Tracker:
         if resume and resume.epoch == epoch:
             self.measured, self.correct = len(resume.losses), resume.correct
             self.losses[: self.measured] = resume.losses
-        done, left_over = divmod(self.measured, self.updates.batch_size)
+        done, left_over = divmod(self.measured, self.updater.batch_size)
         if left_over or done == self.batches:
             raise ValueError("resume after a whole batch, and after the last in the next epoch")
         return rates, done
@@ -273,15 +273,15 @@ class _Tracker:
     def progress(self, batch: int) -> Progress | None:
         """Measure the batches since the last report, if one is due; it is after the last batch."""
         overdue = time.monotonic() - self.reported > PROGRESS_S
-        if batch < self.batches - 1 and not self.updates.report_due(batch, overdue):
+        if batch < self.batches - 1 and not self.updater.report_due(batch, overdue):
             return None
-        new = slice(self.measured, min((batch + 1) * self.updates.batch_size, len(self.targets)))
+        new = slice(self.measured, min((batch + 1) * self.updater.batch_size, len(self.targets)))
         logits, targets = self.logits[new], self.targets[new]
-        self.updates.complete(logits)
+        self.updater.complete(logits)
         self.losses[new] = losses = cross_entropies(logits, targets)
         before = (self.epoch - 1) * self.batches  # updates of earlier epochs
         if len(bad := losses.isfinite().logical_not().nonzero()):
-            first_bad = (new.start + int(bad[0])) // self.updates.batch_size
+            first_bad = (new.start + int(bad[0])) // self.updater.batch_size
             raise self._diverged("the loss of", before + first_bad + 1)
         self.correct += int((logits.argmax(dim=1) == targets).sum())
         self.measured = new.stop
@@ -299,11 +299,11 @@ class _Tracker:
 
     def evaluate(self) -> EpochResult:
         """The row of the epoch that has just ended, or of the untrained network."""
-        network, data, epoch = self.updates.network(), self.data, self.epoch
+        network, data, epoch = self.updater.network(), self.data, self.epoch
         if not epoch:
             untrained = evaluate_model(network, *data.train)
             self.loss, self.accuracy = untrained.loss, untrained.accuracy
-        if not all(bool(weight.isfinite().all()) for weight in self.updates.model.parameters()):
+        if not all(bool(weight.isfinite().all()) for weight in self.updater.model.parameters()):
             raise self._diverged("a weight after", epoch * self.batches)
         with_test = self.test_each_epoch or epoch == self.epochs
         held_out: dict[str, float | None] = {}

@@ -1,4 +1,4 @@
-"""Other ways to make updates than `steps.train.TorchUpdates`; `runs/learner.py` chooses.
+"""Other ways to make updates than `steps.train.TorchUpdater`; `runs/learner.py` chooses.
 
 `fused`: plain gradient descent on a CPU, faster. `graphed`: a recorded CUDA graph, faster.
 `regularized`: deformed images, averaged weights. `shared`: several processes under torchrun.

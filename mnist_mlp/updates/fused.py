@@ -1,6 +1,6 @@
 """Plain gradient descent of a ReLU network on a CPU, with as few operations as possible.
 
-`FusedUpdates` makes the updates of `chain_rule` and `torch.optim.SGD`, equal to rounding. It leaves
+`FusedUpdater` makes the updates of `chain_rule` and `torch.optim.SGD`, equal to rounding. It leaves
 out work that does not change the result:
 
 - Weight and bias form one matrix [b W], and each layer's input starts with a constant 1. So
@@ -24,14 +24,14 @@ from torch import Tensor, nn
 from mnist_mlp.steps.backprop import is_linear_relu_stack
 from mnist_mlp.steps.data import Split
 from mnist_mlp.steps.loss import softmax
-from mnist_mlp.steps.train import Updates
+from mnist_mlp.steps.train import Updater
 
 GATHERED_BYTES = 1 << 21
 """Size of the images gathered at once. More would not stay in the CPU's cache."""
 
 
-class FusedUpdates(Updates):
-    """Updates of a stack of Linear and ReLU by plain gradient descent, on a CPU.
+class FusedUpdater(Updater):
+    """Updater of a stack of Linear and ReLU by plain gradient descent, on a CPU.
 
     During an epoch the weights live in matrices of its own; `network` copies them to the model.
 
@@ -63,10 +63,10 @@ class FusedUpdates(Updates):
         self.thetas[-1] = self.thetas[-1].t().contiguous().t()  # column-major
         self.ahead = False  # of the model
 
-    def epoch(
+    def run_epoch(
         self, epoch: int, order: Tensor, learning_rates: Sequence[float], done: int, logits: Tensor
     ) -> Iterator[int]:
-        """See `Updates`."""
+        """See `Updater`."""
         self._load()
         size, examples = self.batch_size, len(order)
         one_hot = torch.eye(logits.shape[1], dtype=logits.dtype)
@@ -95,7 +95,7 @@ class FusedUpdates(Updates):
 
     @torch.no_grad()
     def network(self) -> nn.Sequential:
-        """See `Updates`."""
+        """See `Updater`."""
         if self.ahead:
             for layer, theta in zip(self.layers, self.thetas, strict=True):
                 layer.bias.copy_(theta[0])

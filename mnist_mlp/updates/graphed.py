@@ -12,12 +12,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mnist_mlp.steps.train import TorchUpdates
+from mnist_mlp.steps.train import TorchUpdater
 
 
 @dataclass(eq=False)
-class GraphedUpdates(TorchUpdates):
-    """`TorchUpdates` as a CUDA graph. The optimizer's learning rate must be a tensor on the device.
+class GraphedUpdater(TorchUpdater):
+    """`TorchUpdater` as a CUDA graph. The optimizer's learning rate must be a tensor on the device.
 
     Models with buffers are not supported. On a CPU nothing is recorded; the same operations run one
     by one.
@@ -32,10 +32,10 @@ class GraphedUpdates(TorchUpdates):
         self.logits: Tensor | None = None
         self.replays: dict[int, Callable[[], None]] = {}
 
-    def epoch(
+    def run_epoch(
         self, epoch: int, order: Tensor, learning_rates: Sequence[float], done: int, logits: Tensor
     ) -> Iterator[int]:
-        """See `Updates`."""
+        """See `Updater`."""
         self.model.train()
         examples, size = len(order), self.batch_size
         if self.logits is not logits:  # a graph writes to the tensor it was recorded with
@@ -52,7 +52,7 @@ class GraphedUpdates(TorchUpdates):
 
     def _make_next(self, count: int) -> None:
         """Make the update of the current batch, of `count` examples, and advance."""
-        assert self.logits is not None  # noqa: S101 - `epoch` has set it
+        assert self.logits is not None  # noqa: S101 - `run_epoch` has set it
         rows = self.batch * self.batch_size + self.offsets[:count]
         self.optimizer.param_groups[0]["lr"].copy_(self.learning_rates[self.batch][0])
         self.logits.index_copy_(0, rows, self.update(rows))

@@ -1,4 +1,4 @@
-"""Updates that make the network read new images better: deformed images, averaged weights.
+"""Updater that make the network read new images better: deformed images, averaged weights.
 
 Batch normalisation helps too: `build_mlp` inserts it, and `network` folds it into the layers. The
 network that comes out is as plain as one trained without any of this.
@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from mnist_mlp.steps.model import fold_batch_norm
-from mnist_mlp.steps.train import TorchUpdates
+from mnist_mlp.steps.train import TorchUpdater
 from mnist_mlp.updates.deformation import Deformation
 
 
 @dataclass(eq=False)
-class RegularizedUpdates(TorchUpdates):
-    """`TorchUpdates` on deformed images, followed by an average of the weights; each optional.
+class RegularizedUpdater(TorchUpdater):
+    """`TorchUpdater` on deformed images, followed by an average of the weights; each optional.
 
     The seed decides the deformations, which differ from epoch to epoch.
     """
@@ -27,14 +27,14 @@ class RegularizedUpdates(TorchUpdates):
     average: "WeightAverage | None" = None
     seed: int = 0
 
-    def epoch(
+    def run_epoch(
         self, epoch: int, order: Tensor, learning_rates: Sequence[float], done: int, logits: Tensor
     ) -> Iterator[int]:
-        """See `Updates`."""
+        """See `Updater`."""
         if self.deformation:
             noise = self.deformation.sample(len(order), self.seed, epoch)
             self.noise = noise.to(order.device)
-        for batch in super().epoch(epoch, order, learning_rates, done, logits):
+        for batch in super().run_epoch(epoch, order, learning_rates, done, logits):
             if self.average:
                 self.average.update((epoch - 1) * len(learning_rates) + batch + 1)
             yield batch

@@ -1,4 +1,4 @@
-"""Updates shared by several processes, as `torchrun` starts them.
+"""Updater shared by several processes, as `torchrun` starts them.
 
 Each process computes the gradient of its part of every batch. The gradients are summed, so that
 all processes make the update that a single one would make, equal to rounding: after an epoch of
@@ -15,14 +15,14 @@ from torch import Tensor
 from mnist_mlp.constants import CLASSES
 from mnist_mlp.updates.collectives import largest_of_processes, sum_over_processes
 from mnist_mlp.updates.ranks import processes, rank
-from mnist_mlp.updates.regularized import RegularizedUpdates
+from mnist_mlp.updates.regularized import RegularizedUpdater
 
 ASK_EVERY = 16
-"""Updates after which the processes ask each other whether a progress report is due."""
+"""Updater after which the processes ask each other whether a progress report is due."""
 
 
 @dataclass(eq=False)
-class SharedUpdates(RegularizedUpdates):
+class SharedUpdater(RegularizedUpdater):
     """Each process computes a part of every batch.
 
     The parts may differ in size: each process's gradient, a mean over its part, is weighted by its
@@ -30,8 +30,8 @@ class SharedUpdates(RegularizedUpdates):
     """
 
     def update(self, rows: slice | Tensor) -> Tensor:
-        """See `TorchUpdates`. The rows of the logits that belong to other processes are 0."""
-        assert isinstance(rows, slice)  # noqa: S101 - as `TorchUpdates.epoch` gives them
+        """See `TorchUpdater`. The rows of the logits that belong to other processes are 0."""
+        assert isinstance(rows, slice)  # noqa: S101 - as `TorchUpdater.run_epoch` gives them
         start, stop, _ = rows.indices(len(self.order))
         count = stop - start
         mine = slice(count * rank() // processes(), count * (rank() + 1) // processes())
@@ -52,6 +52,6 @@ class SharedUpdates(RegularizedUpdates):
         sum_over_processes(logits)
 
     def report_due(self, batch: int, overdue: bool) -> bool:
-        """See `Updates`. All processes report after the same batch."""
+        """See `Updater`. All processes report after the same batch."""
         asked = (batch + 1) % ASK_EVERY == 0
         return asked and bool(largest_of_processes(overdue, self.train.labels.device))

@@ -236,9 +236,9 @@ def test_tensors_that_its_config_does_not_have_are_refused() -> None:
         (header | {"train.optimizer.layer1.bias.exp_avg": header[moment]}, "exp_avg"),
         (header | {"train.extra": empty}, "train.extra"),
         (header | {"layer3.bias": header["layer2.bias"]}, "layer3.bias"),
-        (header | {"train.losses": empty}, "train.losses is [0]"),
-        (header | {"train.losses": empty | {"shape": [60_001]}}, "train.losses is [60001]"),
-        (header | {"train.losses": empty | {"shape": [True]}}, "train.losses is [True]"),
+        (header | {"train.losses": empty}, "train.losses"),
+        (header | {"train.losses": empty | {"shape": [60_001]}}, "train.losses"),
+        (header | {"train.losses": empty | {"shape": [True]}}, "cut short"),
         (header | {moment: {"dtype": "F32", "shape": [2, 2], "data_offsets": at}}, "[2, 2]"),
     ]:
         path.write_bytes(sealed(changed, body))

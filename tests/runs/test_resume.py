@@ -163,7 +163,7 @@ def test_what_may_not_change_is_refused_and_named(monkeypatch: pytest.MonkeyPatc
     for override, message in [
         ("optimizer.learning_rate=0.2", "optimizer.learning_rate: 0.1 in the run, 0.2 now"),
         ("seed=1", "seed: 0 in the run, 1 now"),
-        ("train.epochs=2", "train.epochs: 2, but 3 are done already"),
+        ("train.epochs=2", "train.epochs: 2, but 3 are done or begun"),
     ]:
         with pytest.raises(UsageError, match=message):
             resumed(digits(override), "run")

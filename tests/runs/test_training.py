@@ -27,7 +27,7 @@ from mnist_mlp.steps.backprop import is_linear_relu_stack
 from mnist_mlp.steps.evaluate import evaluate_model
 from mnist_mlp.steps.model import build_mlp
 from mnist_mlp.steps.optimizer import build_optimizer
-from mnist_mlp.steps.train import EpochResult, Updates, train
+from mnist_mlp.steps.train import EpochResult, Updater, train
 
 
 def digits(*overrides: str) -> Config:
@@ -267,7 +267,7 @@ def test_the_optimizer_and_the_seeds_that_run_are_the_configs(
         asked.update(settings)
         return build_optimizer(parameters)
 
-    def note_train(updates: Updates, _: Any, **settings: Any) -> Iterator[EpochResult]:
+    def note_train(updates: Updater, _: Any, **settings: Any) -> Iterator[EpochResult]:
         asked.update(settings, batch_size=updates.batch_size)
         return iter(())
 
@@ -326,16 +326,16 @@ def test_the_backward_of_the_config_is_the_one_that_runs(
 @pytest.mark.parametrize(
     ("overrides", "backward", "updates"),
     [
-        ([], "fused", "FusedUpdates"),
-        (["train.backward=chain_rule"], "chain_rule", "TorchUpdates"),
-        (["train.backward=autograd"], "autograd", "TorchUpdates"),
-        (["model.activation=tanh"], "autograd", "TorchUpdates"),
-        (["optimizer.momentum=0.9"], "chain_rule", "TorchUpdates"),
-        (["optimizer.weight_decay=0.1"], "chain_rule", "TorchUpdates"),
-        (["optimizer.name=adamw"], "chain_rule", "TorchUpdates"),
-        (["optimizer.average=0.9"], "chain_rule", "RegularizedUpdates"),
-        (["augment.rotation=5"], "chain_rule", "RegularizedUpdates"),
-        (["model.batch_norm=true"], "autograd", "RegularizedUpdates"),
+        ([], "fused", "FusedUpdater"),
+        (["train.backward=chain_rule"], "chain_rule", "TorchUpdater"),
+        (["train.backward=autograd"], "autograd", "TorchUpdater"),
+        (["model.activation=tanh"], "autograd", "TorchUpdater"),
+        (["optimizer.momentum=0.9"], "chain_rule", "TorchUpdater"),
+        (["optimizer.weight_decay=0.1"], "chain_rule", "TorchUpdater"),
+        (["optimizer.name=adamw"], "chain_rule", "TorchUpdater"),
+        (["optimizer.average=0.9"], "chain_rule", "RegularizedUpdater"),
+        (["augment.rotation=5"], "chain_rule", "RegularizedUpdater"),
+        (["model.batch_norm=true"], "autograd", "RegularizedUpdater"),
     ],
 )
 def test_auto_takes_the_shortest_way_and_records_it(

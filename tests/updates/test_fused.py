@@ -9,10 +9,10 @@ from mnist_mlp.steps.backprop import chain_rule
 from mnist_mlp.steps.data import Dataset, Split, epoch_order, load_dataset
 from mnist_mlp.steps.model import build_mlp
 from mnist_mlp.steps.optimizer import build_optimizer
-from mnist_mlp.steps.train import EpochResult, TorchUpdates, Updates, train
+from mnist_mlp.steps.train import EpochResult, TorchUpdater, Updater, train
 from mnist_mlp.updates import fused as updates_module
-from mnist_mlp.updates.fused import FusedUpdates
-from mnist_mlp.updates.graphed import GraphedUpdates
+from mnist_mlp.updates.fused import FusedUpdater
+from mnist_mlp.updates.graphed import GraphedUpdater
 
 LAYER_SIZES = [(784, 128, 64, 10), (784, 10), (784, 30, 20, 20, 10)]
 
@@ -23,17 +23,17 @@ def digits() -> Dataset:
 
 
 def made_by(
-    kind: type[Updates], model: nn.Sequential, rate: float, train: Split, batch_size: int
-) -> Updates:
-    if kind is FusedUpdates:
-        return FusedUpdates(model, train, batch_size)
+    kind: type[Updater], model: nn.Sequential, rate: float, train: Split, batch_size: int
+) -> Updater:
+    if kind is FusedUpdater:
+        return FusedUpdater(model, train, batch_size)
     # A graph's learning rate is a tensor; with one, PyTorch's formula rounds as without.
     optimizer = torch.optim.SGD(model.parameters(), lr=torch.tensor(rate), fused=True)
     return kind(model, optimizer, chain_rule(model), train, batch_size)  # type: ignore[call-arg]
 
 
 def trained(
-    kind: type[Updates],
+    kind: type[Updater],
     data: Dataset,
     batch_size: int,
     sizes: tuple[int, ...] = LAYER_SIZES[0],
@@ -43,14 +43,14 @@ def trained(
     """The weights after some epochs, and the last one's logits."""
     model = build_mlp(sizes, seed=0).to(dtype)
     rate = 0.1 if batch_size > 10 else 0.003  # small, or a rounding grows from update to update
-    updates = made_by(kind, model, rate, data.train, batch_size)
+    updater = made_by(kind, model, rate, data.train, batch_size)
     examples = len(data.train.labels)
     logits = torch.zeros(examples, 10, dtype=dtype)
     for epoch in range(1, epochs + 1):
         rates = [rate / (1 + k) ** 0.1 for k in range(-(-examples // batch_size))]
-        made = list(updates.epoch(epoch, epoch_order(examples, 0, epoch), rates, 0, logits))
+        made = list(updater.run_epoch(epoch, epoch_order(examples, 0, epoch), rates, 0, logits))
         assert made == list(range(len(rates)))
-    return [p.detach() for p in updates.network().parameters()], logits
+    return [p.detach() for p in updater.network().parameters()], logits
 
 
 @pytest.mark.parametrize("sizes", LAYER_SIZES)
@@ -58,8 +58,8 @@ def trained(
 def test_fused_updates_are_the_chain_rule_and_sgd_to_rounding(
     sizes: tuple[int, ...], batch_size: int, digits: Dataset
 ) -> None:
-    fused, fused_logits = trained(FusedUpdates, digits, batch_size, sizes)
-    plain, logits = trained(TorchUpdates, digits, batch_size, sizes)
+    fused, fused_logits = trained(FusedUpdater, digits, batch_size, sizes)
+    plain, logits = trained(TorchUpdater, digits, batch_size, sizes)
     initial = build_mlp(sizes, seed=0).parameters()
     for ours, theirs, before in zip(fused, plain, initial, strict=True):
         moved = (theirs - before).norm()
@@ -74,9 +74,9 @@ def test_in_float64_they_are_the_same_to_13_digits_over_whole_epochs(
     monkeypatch.setattr(train_module, "to_images", lambda pixels: pixels.double() / 255)
     for batch_size in (50, 128):
         fused, fused_logits = trained(
-            FusedUpdates, digits, batch_size, epochs=3, dtype=torch.float64
+            FusedUpdater, digits, batch_size, epochs=3, dtype=torch.float64
         )
-        plain, logits = trained(TorchUpdates, digits, batch_size, epochs=3, dtype=torch.float64)
+        plain, logits = trained(TorchUpdater, digits, batch_size, epochs=3, dtype=torch.float64)
         for ours, theirs in zip([*fused, fused_logits], [*plain, logits], strict=True):
             assert (ours - theirs).abs().max() <= 1e-13 * theirs.abs().max()
 
@@ -99,17 +99,17 @@ def test_a_pixel_is_left_out_only_where_it_is_dark_in_the_whole_batch(
 
     monkeypatch.setattr(updates_module._Batch, "update", note)
     for batch_size in (1, 20):
-        fused, _ = trained(FusedUpdates, data, batch_size, epochs=2)
-        plain, _ = trained(TorchUpdates, data, batch_size, epochs=2)
+        fused, _ = trained(FusedUpdater, data, batch_size, epochs=2)
+        plain, _ = trained(TorchUpdater, data, batch_size, epochs=2)
         assert torch.allclose(fused[0], plain[0], atol=1e-6)
         assert (fused[0][:, 0] != build_mlp(seed=0).get_parameter("layer1.weight")[:, 0]).any()
     assert min(widths) < 25 < 784 < max(widths) == 785
 
 
-@pytest.mark.parametrize("kind", [TorchUpdates, FusedUpdates, GraphedUpdates])
+@pytest.mark.parametrize("kind", [TorchUpdater, FusedUpdater, GraphedUpdater])
 @pytest.mark.parametrize("batch_size", [1, 50])
 def test_an_epoch_gone_on_with_is_bit_for_bit_the_same(
-    kind: type[Updates], batch_size: int, digits: Dataset
+    kind: type[Updater], batch_size: int, digits: Dataset
 ) -> None:
     order, rates = epoch_order(1437, 0, 1), [0.05] * -(-1437 // batch_size)
     whole, logits = None, torch.zeros(1437, 10)
@@ -119,12 +119,12 @@ def test_an_epoch_gone_on_with_is_bit_for_bit_the_same(
         for stop in [*stops, len(rates)]:
             again = build_mlp(seed=1)
             again.load_state_dict(model.state_dict())
-            updates = made_by(kind, again, 0.05, digits.train, batch_size)
-            made = updates.epoch(1, order, rates, done, logits)
+            updater = made_by(kind, again, 0.05, digits.train, batch_size)
+            made = updater.run_epoch(1, order, rates, done, logits)
             while done < stop:
                 assert next(made) == done
                 done += 1
-            model = updates.network()
+            model = updater.network()
         weights = [p.detach() for p in model.parameters()]
         whole = whole or weights
         assert all(torch.equal(a, b) for a, b in zip(weights, whole, strict=True))
@@ -143,10 +143,10 @@ def test_what_comes_before_recording_leaves_no_trace(
             model.parameters(), name.replace("momentum", "sgd"), 0.01,
             momentum=0.9 * (name == "momentum"), graphed=graphed,
         )  # fmt: skip
-        kind = GraphedUpdates if graphed else TorchUpdates
-        updates = kind(model, optimizer, chain_rule(model), digits.train, batch_size)
+        kind = GraphedUpdater if graphed else TorchUpdater
+        updater = kind(model, optimizer, chain_rule(model), digits.train, batch_size)
         rates = [0.01 / (1 + k) for k in range(3 * -(-1437 // batch_size))]
-        events = train(updates, digits, epochs=3, learning_rates=rates)
+        events = train(updater, digits, epochs=3, learning_rates=rates)
         rows = [event for event in events if isinstance(event, EpochResult)]
         ends.append(([row.train_loss for row in rows], list(model.parameters())))
     (losses, weights), (usual_losses, usual_weights) = ends
@@ -157,28 +157,28 @@ def test_what_comes_before_recording_leaves_no_trace(
 
 def test_a_recorded_update_is_the_usual_one_bit_for_bit(digits: Dataset) -> None:
     """On the CPU nothing is recorded, but all that would be is done."""
-    graphed, graphed_logits = trained(GraphedUpdates, digits, 64, epochs=2)
-    plain, logits = trained(TorchUpdates, digits, 64, epochs=2)
+    graphed, graphed_logits = trained(GraphedUpdater, digits, 64, epochs=2)
+    plain, logits = trained(TorchUpdater, digits, 64, epochs=2)
     assert torch.equal(graphed_logits, logits)
     assert all(torch.equal(a, b) for a, b in zip(graphed, plain, strict=True))
 
 
 def test_fused_updates_refuse_what_they_are_not_for(digits: Dataset) -> None:
     with pytest.raises(ValueError, match="Linear and ReLU"):
-        FusedUpdates(build_mlp(activation="tanh"), digits.train, 64)
+        FusedUpdater(build_mlp(activation="tanh"), digits.train, 64)
     images = Split(digits.train.images, digits.train.labels)
     with pytest.raises(ValueError, match="uint8"):
-        FusedUpdates(build_mlp(), images, 64)
+        FusedUpdater(build_mlp(), images, 64)
 
 
 def rows(data: Dataset, device: str, graphed: bool, name: str, **settings: Any) -> list[float]:
     model = build_mlp(seed=0).to(device)
     optimizer = build_optimizer(model.parameters(), name, graphed=graphed, **settings)
-    kind = GraphedUpdates if graphed else TorchUpdates
+    kind = GraphedUpdater if graphed else TorchUpdater
     data = data.to(torch.device(device))
-    updates = kind(model, optimizer, chain_rule(model), data.train, 50)
+    updater = kind(model, optimizer, chain_rule(model), data.train, 50)
     rates = [settings["learning_rate"] / (1 + k // 29) for k in range(3 * 29)]
-    events = train(updates, data, epochs=3, learning_rates=rates)
+    events = train(updater, data, epochs=3, learning_rates=rates)
     return [event.train_loss for event in events if isinstance(event, EpochResult)]
 
 

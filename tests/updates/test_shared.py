@@ -121,7 +121,7 @@ def test_several_processes_make_the_updates_of_one(
     assert program(*arguments, "--run-dir", "one").code == 0
     same_training("several", "one")
     environment = json.loads(Path("several/environment.json").read_text())
-    assert (environment["processes"], environment["updates"]) == (processes, "SharedUpdates")
+    assert (environment["processes"], environment["updates"]) == (processes, "SharedUpdater")
 
 
 def test_batch_normalisation_takes_one_process() -> None:
