@@ -156,12 +156,12 @@ class ScheduleConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """When a checkpoint is saved, besides at the end."""
+    """When a checkpoint is saved, besides at the end and whenever validation is best so far."""
 
     every_epochs: Count = 1
     """Epochs between two checkpoints."""
     keep: Count = 3
-    """How many of the newest checkpoints are kept."""
+    """How many of the newest checkpoints are kept, besides the best by validation."""
 
 
 class Config(Section):

@@ -111,7 +111,13 @@ def test_a_shell_sees_the_words_that_are_meant(shell: str, tmp_path: Path) -> No
         assert process.stdout.splitlines() == shlex.split(command), process
 
 
-@pytest.mark.parametrize(("command", "output"), PROGRAM)
+@pytest.mark.parametrize(
+    ("command", "output"),
+    [
+        pytest.param(*row, marks=[pytest.mark.long] if "python scripts/" in row[0] else [])
+        for row in PROGRAM
+    ],
+)
 def test_commands(command: str, output: str, elsewhere: Path) -> None:
     runner, *words = shlex.split(command)
     if words[0] == "scripts/readme_pictures.py" and not CHROMIUM.exists():

@@ -247,13 +247,11 @@ def report(
 ) -> None:
     """Draw a run's pictures, save their numbers beside them, and write the page report.html."""
     with terminal.open_console(False, quiet) as console:
-        from mnist_mlp.runs.environment import cpu_threads
         from mnist_mlp.views.report import report_on
 
         checkpoint = common.read_checkpoint(target, best)
         data = common.read_data(checkpoint.config, root)
-        with cpu_threads(1):
-            page = report_on(checkpoint, data, output)
+        page = report_on(checkpoint, data, output)
         console.print(f"{page}, and pictures with their numbers in {page.parent / 'plots'}")
 
 

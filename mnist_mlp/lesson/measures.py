@@ -1,4 +1,4 @@
-"""Measurements that decide the lesson's claims, each on any network of `build_mlp`."""
+"""Measurements that decide the lesson's claims."""
 
 import copy
 import math

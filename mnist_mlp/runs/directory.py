@@ -104,8 +104,8 @@ def open_directory(
     if resume and run_dir is not None and not Path(run_dir).is_dir():
         raise UsageError(f"{run_dir}: no such run; mnist-mlp runs lists those under {RUNS}/")
     directory = _new_directory(name) if run_dir is None else Path(run_dir)
-    if run_dir is not None:
-        _refuse_used(directory, resume)
+    if resume and run_dir is not None:
+        _refuse_used(directory, resume)  # before a lock is put into a folder of somebody else
     directory.mkdir(parents=True, exist_ok=True)
     with _lock(directory):
         if run_dir is not None:

@@ -118,7 +118,7 @@ def assemble(config: Config, data: Dataset) -> Learner:
 
 
 def updater_class(config: Config, device: str) -> type[TorchUpdater] | type[FusedUpdater]:
-    """The fastest way to make a config's updates on cpu or cuda."""
+    """The updater for a config: by the number of processes, its options, and cpu or cuda."""
     how = config.optimizer
     if processes() > 1:
         return SharedUpdater

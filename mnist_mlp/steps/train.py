@@ -31,7 +31,8 @@ class Position:
     """Where to resume: in `epoch` (from 1), with the example after its first n.
 
     `losses` (n,) are the losses of these n examples, and `correct` of them were classified
-    correctly. n is a whole number of batches and not the whole epoch.
+    correctly. n is a whole number of batches. It is the whole epoch only in an epoch's last report;
+    from there one resumes with the next epoch and n = 0.
     """
 
     epoch: int
@@ -56,11 +57,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """A row of metrics.jsonl. Losses are mean cross-entropies in nats.
+    """The result of an epoch; a row of metrics.jsonl. Losses are mean cross-entropies in nats.
 
     `train_loss` and `train_accuracy` are measured on each batch just before its update; in row 0,
     the untrained network, on the whole training set. `learning_rate` is that of the last update
-    (in row 0: of the first). `seconds` counts from the first update, or from where a run resumed.
+    (in row 0: of the first). `seconds` counts from the first update, or from where a run resumed;
+    metrics.jsonl adds the seconds before that.
     """
 
     epoch: int
@@ -79,7 +81,7 @@ class EpochResult:
 class Updater(Protocol):
     """What `train` needs of a way to make updates. One update is Steps 2 to 7 on one batch.
 
-    Subclass it: every method but `epoch` has a default.
+    Subclass it: every method but `run_epoch` has a default.
     """
 
     model: nn.Sequential
@@ -106,7 +108,7 @@ class Updater(Protocol):
         return self.model
 
     def complete(self, logits: Tensor) -> None:
-        """Called before these rows are read: of several processes, each has written only a part."""
+        """Called before new rows (n, 10) are read: add what other processes have written."""
         return
 
     def report_due(self, batch: int, overdue: bool) -> bool:
@@ -172,9 +174,9 @@ def fit(
     See `train`, which yields it.
 
     Args:
-        model: Maps images (B, 784) to logits (B, C), on the data's device.
+        model: Maps images (B, 784) to logits (B, 10), on the data's device.
         data: The test split is only reported; it decides nothing.
-        optimizer: For the model's parameters.
+        optimizer: For the model's parameters, in one group.
         epochs: Passes over the training split.
         batch_size: Examples in a batch; the last one of an epoch may be smaller.
         seed: Decides the order of the examples.
@@ -183,7 +185,8 @@ def fit(
         test_each_epoch: False: evaluate the test split only after the last epoch.
 
     Raises:
-        DivergedError: A loss or a weight is not finite. The message names the first such update.
+        DivergedError: A loss is not finite, or after an epoch a weight. It names the update.
+        ValueError: There are fewer learning rates than updates.
     """
     updater = TorchUpdater(model, optimizer, backward or autograd(model), data.train, batch_size)
     if learning_rates is None:

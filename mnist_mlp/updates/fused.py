@@ -9,7 +9,7 @@ out work that does not change the result:
 - A pixel that is 0 in all images of a batch does not change z, and the gradient of its weights
   is 0. Pixels are sorted by how often they are lit, so that one cut leaves most of these out.
 - Images are gathered for many batches at a time.
-- The last layer's arrays are stored column-major: ten classes fill less than a vector register,
+- The last layer's arrays are stored column-major: ten classes do not fill whole vector registers,
   a batch fills many.
 """
 
@@ -67,6 +67,7 @@ class FusedUpdater(Updater):
         self, epoch: int, order: Tensor, learning_rates: Sequence[float], done: int, logits: Tensor
     ) -> Iterator[int]:
         """See `Updater`."""
+        self.network()
         self._load()
         size, examples = self.batch_size, len(order)
         one_hot = torch.eye(logits.shape[1], dtype=logits.dtype)

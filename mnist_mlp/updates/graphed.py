@@ -59,7 +59,7 @@ class GraphedUpdater(TorchUpdater):
         self.batch += 1
 
     def _record(self, count: int, batch: int) -> Callable[[], None]:
-        """A recording of `_make_next`. Nothing has changed when this returns.
+        """A recording of `_make_next`. The weights and the optimizer are as before.
 
         Before recording, libraries and the optimizer need a few updates to initialise themselves.
         These are undone afterwards: in the position, the weights and the optimizer's state.

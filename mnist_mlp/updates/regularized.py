@@ -1,4 +1,4 @@
-"""Updater that make the network read new images better: deformed images, averaged weights.
+"""Updates that make the network read new images better: deformed images, averaged weights.
 
 Batch normalisation helps too: `build_mlp` inserts it, and `network` folds it into the layers. The
 network that comes out is as plain as one trained without any of this.
@@ -68,5 +68,5 @@ class WeightAverage:
 
 
 def named_floats(model: nn.Module) -> dict[str, Tensor]:
-    """A model's parameters and buffers, detached, by name; without batch normalisation's counts."""
+    """A model's parameters and buffers by name, sharing its memory, without integer counts."""
     return {name: t for name, t in model.state_dict().items() if t.is_floating_point()}

@@ -1,4 +1,4 @@
-"""Updater shared by several processes, as `torchrun` starts them.
+"""Updates shared by several processes, as `torchrun` starts them.
 
 Each process computes the gradient of its part of every batch. The gradients are summed, so that
 all processes make the update that a single one would make, equal to rounding: after an epoch of
@@ -18,12 +18,12 @@ from mnist_mlp.updates.ranks import processes, rank
 from mnist_mlp.updates.regularized import RegularizedUpdater
 
 ASK_EVERY = 16
-"""Updater after which the processes ask each other whether a progress report is due."""
+"""Updates after which the processes ask each other whether a progress report is due."""
 
 
 @dataclass(eq=False)
 class SharedUpdater(RegularizedUpdater):
-    """Each process computes a part of every batch.
+    """Each process computes a part of every batch, with deformation and average if asked for.
 
     The parts may differ in size: each process's gradient, a mean over its part, is weighted by its
     share of the batch. Batch normalisation would need whole batches, and is refused.

@@ -13,6 +13,7 @@ from string import Template
 from mnist_mlp.files import write_atomically
 from mnist_mlp.lesson.table import Claim
 from mnist_mlp.runs.checkpoint import Checkpoint
+from mnist_mlp.runs.environment import cpu_threads
 from mnist_mlp.steps.data import Dataset
 from mnist_mlp.steps.evaluate import evaluate_model
 from mnist_mlp.steps.model import count_parameters
@@ -26,6 +27,7 @@ MAX_SVG_BYTES = 200_000
 NO_METRICS = "<p>No metrics.jsonl lies beside this checkpoint{}.</p>"
 
 
+@cpu_threads(1)  # matrix products are small here
 def report_on(checkpoint: Checkpoint, data: Dataset, folder: Path | None = None) -> Path:
     """Draw the pictures of a checkpoint into `plots/`, and write the page `report.html`.
 

@@ -1,5 +1,6 @@
 """TensorBoard: a run's metrics as scalars, and two pictures at its end."""
 
+import copy
 import io
 from collections.abc import Generator, Iterator
 from dataclasses import asdict
@@ -49,7 +50,7 @@ def with_board(events: Iterator[RunEvent]) -> Generator[RunEvent, None, None]:
             elif isinstance(event, RunResult) and writer and run_dir:
                 test = load_config_dataset(config).test
                 footer = f"{run_dir.name} · {event.dataset}"
-                _write_pictures(writer, epoch, event.model.cpu(), test, footer)
+                _write_pictures(writer, epoch, copy.deepcopy(event.model).cpu(), test, footer)
             yield event
     finally:
         if writer:

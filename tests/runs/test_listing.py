@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mnist_mlp.runs.directory import newest_run
 from tests.conftest import Outcome
 
 Run = Callable[..., Outcome]
@@ -80,6 +82,21 @@ def test_no_runs_and_what_is_none(run: Run) -> None:
     assert json.loads(run("runs", "--json").out) == []
     outcome = run("runs", "nowhere")
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_dry_run_is_no_run_while_it_lasts(run: Run) -> None:
+    shutil.copytree("runs/digits-001", "runs/.mnist-mlp-dry")
+    assert len(json.loads(run("runs", "--json").out)) == 2
+    assert newest_run() == Path("runs/digits-002")
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_row_of_other_types_is_not_the_end_of_the_list(run: Run) -> None:
+    with Path("runs/digits-001/metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 3, "seconds": "x"}\n')
+    first, _ = sorted(json.loads(run("runs", "--json").out), key=lambda row: str(row["path"]))
+    assert first["epochs"] == 2
 
 
 def test_listing_imports_no_torch() -> None:

@@ -172,6 +172,25 @@ def test_what_may_not_change_is_refused_and_named(monkeypatch: pytest.MonkeyPatc
         resumed(digits("schedule.name=cosine", "train.epochs=4"), "cosine")
 
 
+def test_an_epoch_that_has_begun_may_not_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "PROGRESS_S", 0)
+    stopped_after(20, digits(), "run")  # in epoch 2
+    assert [path.stem for path in list_checkpoints(Path("run"))][-1].startswith("epoch-001-update")
+    with pytest.raises(UsageError, match=r"train\.epochs: 1, but 2 are done or begun"):
+        resumed(digits("train.epochs=1"), "run")
+
+
+def test_a_folder_that_is_no_run_is_left_alone() -> None:
+    with pytest.raises(UsageError, match="nowhere: no such run"):
+        resumed(digits(), "nowhere")
+    Path("mine").mkdir()
+    Path("mine/metrics.jsonl").write_text("mine")
+    with pytest.raises(UsageError, match="mine: holds files that are no run's"):
+        resumed(digits(), "mine")
+    assert [path.name for path in Path("mine").iterdir()] == ["metrics.jsonl"]
+    assert Path("mine/metrics.jsonl").read_text() == "mine"
+
+
 def test_other_surroundings_are_told(caplog: pytest.LogCaptureFixture) -> None:
     train_model(digits("threads=1"), "run")
     resumed(digits("threads=2", "train.epochs=4"), "run")

@@ -267,8 +267,8 @@ def test_the_optimizer_and_the_seeds_that_run_are_the_configs(
         asked.update(settings)
         return build_optimizer(parameters)
 
-    def note_train(updates: Updater, _: Any, **settings: Any) -> Iterator[EpochResult]:
-        asked.update(settings, batch_size=updates.batch_size)
+    def note_train(updater: Updater, _: Any, **settings: Any) -> Iterator[EpochResult]:
+        asked.update(settings, batch_size=updater.batch_size)
         return iter(())
 
     monkeypatch.setattr(learner, "build_optimizer", note_optimizer)
