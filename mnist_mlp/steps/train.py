@@ -121,7 +121,7 @@ class Updater(Protocol):
 
 @dataclass(eq=False)
 class TorchUpdater(Updater):
-    """Updater by PyTorch's modules and optimizers, one step of the lesson after the other.
+    """Updates by PyTorch's modules and optimizers, one step of the lesson after the other.
 
     The optimizer has the model's parameters in one group, and `backward` belongs to the model.
     """

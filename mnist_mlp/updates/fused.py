@@ -31,7 +31,7 @@ GATHERED_BYTES = 1 << 21
 
 
 class FusedUpdater(Updater):
-    """Updater of a stack of Linear and ReLU by plain gradient descent, on a CPU.
+    """Updates of a stack of Linear and ReLU by plain gradient descent, on a CPU.
 
     During an epoch the weights live in matrices of its own; `network` copies them to the model.
 

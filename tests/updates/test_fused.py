@@ -1,5 +1,3 @@
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,8 +6,7 @@ from mnist_mlp.steps import train as train_module
 from mnist_mlp.steps.backprop import chain_rule
 from mnist_mlp.steps.data import Dataset, Split, epoch_order, load_dataset
 from mnist_mlp.steps.model import build_mlp
-from mnist_mlp.steps.optimizer import build_optimizer
-from mnist_mlp.steps.train import EpochResult, TorchUpdater, Updater, train
+from mnist_mlp.steps.train import TorchUpdater, Updater
 from mnist_mlp.updates import fused as updates_module
 from mnist_mlp.updates.fused import FusedUpdater
 from mnist_mlp.updates.graphed import GraphedUpdater
@@ -130,75 +127,9 @@ def test_an_epoch_gone_on_with_is_bit_for_bit_the_same(
         assert all(torch.equal(a, b) for a, b in zip(weights, whole, strict=True))
 
 
-@pytest.mark.parametrize("name", ["sgd", "momentum", "adamw"])
-@pytest.mark.parametrize("batch_size", [64, 1000, 1437])
-def test_what_comes_before_recording_leaves_no_trace(
-    name: str, batch_size: int, digits: Dataset
-) -> None:
-    """The ragged last batch is recorded when nothing comes after it any more."""
-    ends = []
-    for graphed in (True, False):
-        model = build_mlp(seed=0)
-        optimizer = build_optimizer(
-            model.parameters(), name.replace("momentum", "sgd"), 0.01,
-            momentum=0.9 * (name == "momentum"), graphed=graphed,
-        )  # fmt: skip
-        kind = GraphedUpdater if graphed else TorchUpdater
-        updater = kind(model, optimizer, chain_rule(model), digits.train, batch_size)
-        rates = [0.01 / (1 + k) for k in range(3 * -(-1437 // batch_size))]
-        events = train(updater, digits, epochs=3, learning_rates=rates)
-        rows = [event for event in events if isinstance(event, EpochResult)]
-        ends.append(([row.train_loss for row in rows], list(model.parameters())))
-    (losses, weights), (usual_losses, usual_weights) = ends
-    assert losses == pytest.approx(usual_losses, rel=1e-6)
-    for ours, theirs in zip(weights, usual_weights, strict=True):
-        assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-7)
-
-
-def test_a_recorded_update_is_the_usual_one_bit_for_bit(digits: Dataset) -> None:
-    """On the CPU nothing is recorded, but all that would be is done."""
-    graphed, graphed_logits = trained(GraphedUpdater, digits, 64, epochs=2)
-    plain, logits = trained(TorchUpdater, digits, 64, epochs=2)
-    assert torch.equal(graphed_logits, logits)
-    assert all(torch.equal(a, b) for a, b in zip(graphed, plain, strict=True))
-
-
 def test_fused_updates_refuse_what_they_are_not_for(digits: Dataset) -> None:
     with pytest.raises(ValueError, match="Linear and ReLU"):
         FusedUpdater(build_mlp(activation="tanh"), digits.train, 64)
     images = Split(digits.train.images, digits.train.labels)
     with pytest.raises(ValueError, match="uint8"):
         FusedUpdater(build_mlp(), images, 64)
-
-
-def rows(data: Dataset, device: str, graphed: bool, name: str, **settings: Any) -> list[float]:
-    model = build_mlp(seed=0).to(device)
-    optimizer = build_optimizer(model.parameters(), name, graphed=graphed, **settings)
-    kind = GraphedUpdater if graphed else TorchUpdater
-    data = data.to(torch.device(device))
-    updater = kind(model, optimizer, chain_rule(model), data.train, 50)
-    rates = [settings["learning_rate"] / (1 + k // 29) for k in range(3 * 29)]
-    events = train(updater, data, epochs=3, learning_rates=rates)
-    return [event.train_loss for event in events if isinstance(event, EpochResult)]
-
-
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-@pytest.mark.parametrize(
-    ("name", "settings"),
-    [
-        ("sgd", {"learning_rate": 0.1}),
-        ("sgd", {"learning_rate": 0.05, "momentum": 0.9}),
-        ("adamw", {"learning_rate": 0.002}),
-    ],
-)
-def test_on_cuda_replayed_updates_are_the_eager_ones(
-    name: str, settings: dict[str, float], digits: Dataset
-) -> None:
-    graphed, eager, cpu = (
-        rows(digits, device, graphed, name, **settings)
-        for device, graphed in (("cuda", True), ("cuda", False), ("cpu", False))
-    )
-    assert graphed == pytest.approx(eager, rel=1e-3)
-    assert graphed == pytest.approx(cpu, rel=1e-3)
-    assert graphed == rows(digits, "cuda", True, name, **settings)
