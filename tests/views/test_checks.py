@@ -22,16 +22,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return load_checkpoint(run_dir)
 
 
-@pytest.fixture(scope="module")
-def data(checkpoint: Checkpoint) -> Dataset:
-    return load_config_dataset(checkpoint.config)
-
-
-@pytest.fixture(scope="module")
-def rows(checkpoint: Checkpoint) -> list[EpochResult]:
-    return checkpoint.rows()
-
-
 def checks(checkpoint: Checkpoint, data: Dataset, rows: list[EpochResult]) -> dict[str, Claim]:
     test = evaluate_model(checkpoint.model, *data.test)
     return {check.claim: check for check in check_network(checkpoint, data, rows, test)}

@@ -15,7 +15,6 @@ from PIL import Image
 
 from mnist_mlp.config import load_config
 from mnist_mlp.runs.checkpoint import Checkpoint, load_checkpoint
-from mnist_mlp.runs.environment import load_config_dataset
 from mnist_mlp.runs.training import train_model
 from mnist_mlp.steps.data import Dataset, Split, load_dataset
 from mnist_mlp.steps.evaluate import evaluate_model
@@ -39,16 +38,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     run_dir = tmp_path_factory.mktemp("runs") / "some-run"
     train_model(load_config("digits", ["train.epochs=2", "data.validation=200"]), run_dir)
     return load_checkpoint(run_dir)
-
-
-@pytest.fixture(scope="module")
-def data(checkpoint: Checkpoint) -> Dataset:
-    return load_config_dataset(checkpoint.config)
-
-
-@pytest.fixture(scope="module")
-def rows(checkpoint: Checkpoint) -> list[EpochResult]:
-    return checkpoint.rows()
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import pytest
 
 from mnist_mlp.config import load_config
 from mnist_mlp.runs.checkpoint import Checkpoint, load_checkpoint, weights_sha256
-from mnist_mlp.runs.environment import load_config_dataset
 from mnist_mlp.runs.training import train_model
 from mnist_mlp.steps.data import Dataset, Split
 from mnist_mlp.steps.evaluate import evaluate_model
@@ -52,16 +51,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     root = config.data.model_copy(update={"root": HOSTILE_ROOT})
     train_model(config.model_copy(update={"data": root}), run_dir)
     return load_checkpoint(run_dir)
-
-
-@pytest.fixture(scope="module")
-def data(checkpoint: Checkpoint) -> Dataset:
-    return load_config_dataset(checkpoint.config)
-
-
-@pytest.fixture(scope="module")
-def rows(checkpoint: Checkpoint) -> list[EpochResult]:
-    return checkpoint.rows()
 
 
 @pytest.fixture(scope="module")
