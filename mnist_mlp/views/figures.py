@@ -64,7 +64,7 @@ def draw_curves(rows: Sequence[EpochResult], footer: str) -> Figure:
     loss.axhline(math.log(10), color=GREY, linestyle=":")
     style: dict[str, Any] = {"ha": "right", "va": "top", "fontsize": 9, "color": GREY}
     guess = "ln 10 = 2.3026: ten equal guesses"
-    loss.text(0.98, 2.25, guess, style, transform=loss.get_yaxis_transform())
+    loss.text(0.98, 2.0, guess, style, transform=loss.get_yaxis_transform())
     loss.set(yscale="log", title="Loss", ylabel="cross-entropy (nats, log scale)")
     low, high = loss.get_ylim()
     loss.set_ylim(min(low, 1), max(high, 3))
