@@ -158,8 +158,15 @@ def until(page: Page, condition: str) -> None:
 
 
 def go_to(page: Page, step: str) -> None:
-    page.click(f'.steps a[data-to="{step}"]')
-    until(page, f"explorer.state.step === '{step}'")
+    """Follow a step's link, and again if the smooth scroll does not arrive."""
+    for _ in range(3):
+        page.click(f'.steps a[data-to="{step}"]')
+        end = time.monotonic() + 4
+        while time.monotonic() < end:
+            if page.evaluate("explorer.state.step") == step:
+                return
+            page.wait_for_timeout(30)
+    pytest.fail(f"the page does not get to {step}")
 
 
 def logits_of(page: Page) -> list[float]:
