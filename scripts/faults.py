@@ -54,7 +54,7 @@ from mnist_mlp.runs.training import train_model
 from mnist_mlp.signals import STOP_SIGNALS
 from mnist_mlp.steps import data
 from mnist_mlp.steps import train as train_module
-from mnist_mlp.updates import fused as updates_module
+from mnist_mlp.steps.optimizer import GradientDescent
 from scripts.forked import CONTEXT, TIMEOUT_S, Hook, Mark, Outcome, Program
 
 RUN = (
@@ -126,13 +126,13 @@ def mark_moments(mark: Mark) -> None:
 def _after_updates(call: Callable[[torch.Tensor], None]) -> None:
     """Have each update call something with a tensor of the weights it made."""
     register_optimizer_step_post_hook(lambda opt, *_: call(opt.param_groups[0]["params"][0]))
-    update = updates_module._Batch.update
+    step = GradientDescent.step
 
-    def fused(batch: Any, x: Any, theta: torch.Tensor, *rest: Any) -> None:
-        update(batch, x, theta, *rest)
-        call(theta)
+    def watched(optimizer: GradientDescent) -> None:
+        step(optimizer)
+        call(optimizer.param_groups[0]["params"][0])
 
-    updates_module._Batch.update = fused  # type: ignore[assignment, method-assign]
+    GradientDescent.step = watched  # type: ignore[assignment, method-assign]
 
 
 SAVE = ("create", "write", "fsync", "rename", "open folder", "fsync")

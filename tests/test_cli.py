@@ -27,7 +27,7 @@ def test_train_prints_a_line_an_epoch(run: Run) -> None:
     assert lines[:4] == [
         "data      digits: 1,437 train, 360 test examples",
         "network   784-128-64-10, 109,386 parameters, relu",
-        "training  sgd, batch size 16, fused, cpu, 1 thread",
+        "training  sgd, batch size 16, chain_rule, cpu, 1 thread",
         "run       runs/digits-001",
     ]
     assert re.fullmatch(r"untrained  loss 2\.\d{4} \(ln 10 = 2\.3026\)  accuracy .*", lines[4])

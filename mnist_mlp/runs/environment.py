@@ -13,9 +13,8 @@ import torch
 
 from mnist_mlp.config import Config
 from mnist_mlp.errors import DeviceError
-from mnist_mlp.runs.learner import updater_class
+from mnist_mlp.runs.learner import updater_kind
 from mnist_mlp.steps.data import Dataset, load_dataset
-from mnist_mlp.updates.fused import FusedUpdater
 from mnist_mlp.updates.ranks import local_processes, local_rank, processes
 
 
@@ -52,13 +51,12 @@ def resolve_device(name: str) -> torch.device:
 def threads_of(config: Config) -> int:
     """The number of CPU threads: the config's, or else one or two by a fixed rule.
 
-    Two, where there are two cores, for batches of at least 32 if updates are fused, otherwise of
-    at least 256. Smaller batches gain less from a second thread than it costs beside other work.
+    Two, where there are two cores, for batches of at least 256 unless updates are compiled. Smaller
+    batches gain less from a second thread than it costs beside other work.
     """
     affinity = getattr(os, "sched_getaffinity", None)
     cores = (len(affinity(0)) if affinity else os.cpu_count() or 1) // local_processes()
-    fused = updater_class(config, "cpu") is FusedUpdater
-    enough = config.train.batch_size >= (32 if fused else 256)
+    enough = config.train.batch_size >= 256 and updater_kind(config, "cpu") != "compiled"
     return config.threads or (max(1, min(2, cores)) if enough else 1)
 
 
@@ -75,12 +73,16 @@ def cpu_threads(threads: int) -> Iterator[None]:
 
 def describe_environment(seed: int, device: torch.device) -> dict[str, Any]:
     """What a run's numbers depend on besides its config."""
-    packages = ("mnist-mlp", "torchvision", "numpy", "scikit-learn", "safetensors")
+    packages = ("mnist-mlp", "torchvision", "numpy", "numba", "scikit-learn", "safetensors")
     cuda = device.type == "cuda"
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {package: metadata.version(package) for package in packages}
+        "versions": {
+            package: metadata.version(package)
+            for package in packages
+            if any(metadata.distributions(name=package))  # Numba may be missing
+        }
         | {"torch": torch.__version__},
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device) if cuda else platform.machine(),

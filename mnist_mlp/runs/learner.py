@@ -1,27 +1,32 @@
 """From a config to a network and what trains it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, Literal
 
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from mnist_mlp.config import Config
+from mnist_mlp.constants import TRAINING_EXAMPLES
 from mnist_mlp.runs.checkpoint import Checkpoint
 from mnist_mlp.runs.state import source_networks, state_shapes
 from mnist_mlp.steps.backprop import autograd, chain_rule
 from mnist_mlp.steps.data import Dataset
 from mnist_mlp.steps.model import build_mlp
 from mnist_mlp.steps.optimizer import build_optimizer, learning_rates
-from mnist_mlp.steps.train import TorchUpdater, Updater
+from mnist_mlp.steps.train import Updater
 from mnist_mlp.updates.deformation import Deformation
-from mnist_mlp.updates.fused import FusedUpdater
 from mnist_mlp.updates.graphed import GraphedUpdater
 from mnist_mlp.updates.ranks import processes
-from mnist_mlp.updates.regularized import RegularizedUpdater, WeightAverage, named_floats
+from mnist_mlp.updates.regularized import AveragingUpdater, DeformingUpdater, named_floats
 from mnist_mlp.updates.shared import SharedUpdater
+
+WIDE_WEIGHTS, WIDE_BATCH = 400_000, 256
+"""For networks of more weights, with batches of at least so many, PyTorch's products are faster."""
+SHORT_EXAMPLES, SHORT_UPDATES = 10_000, 500
+"""An epoch of fewer examples and updates is over sooner than the compiled loop is loaded."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +35,14 @@ class Learner:
 
     config: Config
     model: nn.Sequential
-    average: WeightAverage | None
-    optimizer: Optimizer | None
     updater: Updater
+    optimizer_state: MutableMapping[Any, dict[str, Tensor]]
+    """For each parameter, what the optimizer keeps, by name; as `torch.optim.Optimizer.state`."""
     learning_rates: Iterator[float]
     backward: str
-    """How gradients are computed: fused, chain_rule or autograd."""
+    """How gradients are computed: compiled, chain_rule or autograd."""
+    compiler_problem: str | None
+    """Why updates are not compiled though they should be."""
 
     def state(self) -> dict[str, Tensor]:
         """The tensors that only training needs: optimizer state, and the source networks."""
@@ -44,11 +51,10 @@ class Learner:
             for kind, network in self._sources().items()
             for name, tensor in named_floats(network).items()
         }
-        if self.optimizer:
-            for name, parameter in self.model.named_parameters():
-                for key, value in self.optimizer.state[parameter].items():
-                    if isinstance(value, Tensor):
-                        state[f"optimizer.{name}.{key}"] = value
+        for name, parameter in self.model.named_parameters():
+            for key, value in self.optimizer_state[parameter].items():
+                if isinstance(value, Tensor):
+                    state[f"optimizer.{name}.{key}"] = value
         return state
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -66,15 +72,16 @@ class Learner:
             for name, tensor in named_floats(network).items():
                 tensor.copy_(checkpoint.training[f"{kind}.{name}"])
         for name, value in checkpoint.training.items():
-            if self.optimizer and name.startswith("optimizer."):
+            if name.startswith("optimizer."):
                 parameter, _, key = name.removeprefix("optimizer.").rpartition(".")
                 weights = self.model.get_parameter(parameter)
-                self.optimizer.state[weights][key] = value.to(weights.device)
+                kept = self.optimizer_state[weights].setdefault(key, value.to(weights.device))
+                kept.copy_(value)
 
     def _sources(self) -> dict[str, nn.Module]:
         networks: dict[str, nn.Module] = {"model": self.model}
-        if self.average:
-            networks["average"] = self.average.model
+        if isinstance(self.updater, AveragingUpdater):
+            networks["average"] = self.updater.average
         return {kind: networks[kind] for kind in source_networks(self.config)}
 
 
@@ -83,27 +90,16 @@ def assemble(config: Config, data: Dataset) -> Learner:
     device, size = data.train.labels.device, config.train.batch_size
     sizes, activation = config.model.layer_sizes, config.model.activation
     model = build_mlp(sizes, activation, config.seed, batch_norm=config.model.batch_norm).to(device)
-    average = WeightAverage(model, config.optimizer.average) if config.optimizer.average else None
-    kind = updater_class(config, device.type)
-    optimizer: Optimizer | None = None
-    updater: Updater
-    if issubclass(kind, FusedUpdater):
-        backward, updater = "fused", kind(model, data.train, size)
-    else:
-        # PyTorch's optimizers import its compiler, which takes a second: only where one is needed.
-        optimizer = build_optimizer(
-            model.parameters(),
-            **config.optimizer.model_dump(exclude={"average"}),
-            graphed=kind is GraphedUpdater,
-        )
-        by_hand = config.train.backward != "autograd" and config.model.is_linear_relu_stack
-        backward, gradients = (
-            ("chain_rule", chain_rule(model)) if by_hand else ("autograd", autograd(model))
-        )
-        extras: dict[str, Any] = {}
-        if issubclass(kind, RegularizedUpdater):
-            extras = {"average": average, "seed": config.seed, "deformation": _deformation(config)}
-        updater = kind(model, optimizer, gradients, data.train, size, **extras)
+    kind, problem = updater_kind(config, device.type), None
+    if kind == "compiled":
+        try:
+            updater, state, backward = *_compiled_updater(config, model, data), "compiled"
+        except Exception as error:  # Numba is missing or broken
+            kind, problem = "torch", f"{type(error).__name__}: {error}".partition("\n")[0]
+    if kind != "compiled":
+        updater, state, backward = _torch_updater(kind, config, model, data)
+    if config.optimizer.average:
+        updater = AveragingUpdater(updater, config.optimizer.average)
     batches = math.ceil(len(data.train.labels) / size)
     schedule = config.schedule
     rates = learning_rates(
@@ -114,22 +110,75 @@ def assemble(config: Config, data: Dataset) -> Learner:
         gamma=schedule.gamma,
         warmup_fraction=schedule.warmup_fraction,
     )
-    return Learner(config, model, average, optimizer, updater, rates, backward)
+    return Learner(config, model, updater, state, rates, backward, problem)
 
 
-def updater_class(config: Config, device: str) -> type[TorchUpdater] | type[FusedUpdater]:
-    """The updater for a config: by the number of processes, its options, and cpu or cuda."""
-    how = config.optimizer
+UpdaterKind = Literal["compiled", "graphed", "shared", "torch"]
+
+
+def updater_kind(config: Config, device: str) -> UpdaterKind:
+    """How a config's updates are made: by the number of processes, cpu or cuda, and fixed rules."""
+    sizes, size = config.model.layer_sizes, config.train.batch_size
+    examples = TRAINING_EXAMPLES[config.data.dataset] - config.data.validation
     if processes() > 1:
-        return SharedUpdater
-    if _deformation(config) or config.model.batch_norm or how.average:
-        return RegularizedUpdater
+        return "shared"
     if device == "cuda":
-        return GraphedUpdater
-    plain = how.name == "sgd" and not (how.momentum or how.weight_decay)
-    if plain and config.train.backward == "auto" and config.model.is_linear_relu_stack:
-        return FusedUpdater
-    return TorchUpdater
+        return "graphed"
+    short = examples < min(SHORT_EXAMPLES, SHORT_UPDATES * size)
+    wide = size >= WIDE_BATCH and sum(map(math.prod, pairwise(sizes))) > WIDE_WEIGHTS
+    stack = config.model.activation == "relu" or len(sizes) == 2
+    compiled = config.train.backward == "auto" and stack and not (short or wide)
+    return "compiled" if compiled else "torch"
+
+
+def _compiled_updater(
+    config: Config, model: nn.Sequential, data: Dataset
+) -> tuple[Updater, MutableMapping[Any, dict[str, Tensor]]]:
+    from mnist_mlp.updates.compiled import CompiledUpdater
+    from mnist_mlp.updates.loop import Optimizer
+
+    how = config.optimizer
+    optimizer = Optimizer(
+        adaptive=how.name != "sgd",
+        decoupled=how.name == "adamw",
+        momentum=how.momentum,
+        nesterov=how.nesterov,
+        weight_decay=how.weight_decay,
+    )
+    updater = CompiledUpdater(
+        model,
+        optimizer,
+        data.train,
+        config.train.batch_size,
+        deformation=_deformation(config),
+        seed=config.seed,
+        every_batch=how.average > 0,
+    )
+    return updater, updater.state
+
+
+def _torch_updater(
+    kind: UpdaterKind, config: Config, model: nn.Sequential, data: Dataset
+) -> tuple[Updater, MutableMapping[Any, dict[str, Tensor]], str]:
+    """With the optimizer's state, and how gradients are computed."""
+    optimizer = build_optimizer(
+        model.parameters(),
+        **config.optimizer.model_dump(exclude={"average"}),
+        graphed=kind == "graphed",
+    )
+    by_hand = config.train.backward != "autograd" and config.model.is_linear_relu_stack
+    gradients = chain_rule(model) if by_hand else autograd(model)
+    classes = {"graphed": GraphedUpdater, "shared": SharedUpdater, "torch": DeformingUpdater}
+    updater = classes[kind](
+        model,
+        optimizer,
+        gradients,
+        data.train,
+        config.train.batch_size,
+        deformation=_deformation(config),
+        seed=config.seed,
+    )
+    return updater, optimizer.state, "chain_rule" if by_hand else "autograd"
 
 
 def _deformation(config: Config) -> Deformation | None:

@@ -36,7 +36,7 @@ class Record:
         self.data_hashes = {name: _sha256(*split) for name, split in data.splits().items()}
         self.environment = describe_environment(self.config.seed, data.train.labels.device) | {
             "backward": learner.backward,
-            "updates": type(learner.updater).__name__,
+            "compiler_problem": learner.compiler_problem,
         }
         self.rows: list[EpochResult] = []
 

@@ -77,12 +77,13 @@ def _refuse_changes(was: Config, now: Config, epochs_begun: int) -> None:
 
 def _changes(was: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     """Changes of the environment after which a run rounds differently."""
-    for key in ("device", "device_name", "cpu_capability", "threads", "processes"):
+    for key in ("device", "device_name", "cpu_capability", "threads", "processes", "backward"):
         if was.get(key) != now[key]:
             yield f"{key} was {was.get(key)}, is {now[key]}"
-    torch_was, torch_is = was.get("versions", {}).get("torch"), now["versions"]["torch"]
-    if torch_was != torch_is:
-        yield f"torch was {torch_was}, is {torch_is}"
+    for package in ("torch", "numba")[: 1 + (now["backward"] == "compiled")]:
+        version_was, version = was.get("versions", {}).get(package), now["versions"].get(package)
+        if version_was != version:
+            yield f"{package} was {version_was}, is {version}"
 
 
 def _restore(checkpoint: Checkpoint, record: Record) -> tuple[Position, float]:

@@ -1,8 +1,9 @@
 """Step 7: W ← W − learning_rate · ∂L/∂W, b likewise.
 
-`torch.optim.SGD` is that line. Momentum, Adam, AdamW and the schedules are PyTorch's too.
+`GradientDescent` is that line. Momentum, Adam, AdamW and the schedules are PyTorch's.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import repeat
 
@@ -10,6 +11,21 @@ import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, StepLR
+
+
+class GradientDescent(Optimizer):
+    """The lesson's update; `torch.optim.SGD` without momentum or weight decay."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> None:
+        # `Optimizer.__init__` would import PyTorch's compiler, which takes a second.
+        self.param_groups = [{"params": list(parameters), "lr": learning_rate}]
+        self.state = defaultdict(dict)
+
+    @torch.no_grad()
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
+        """W ← W − learning_rate · ∂L/∂W for every parameter."""
+        for weight in self.param_groups[0]["params"]:
+            weight.sub_(weight.grad, alpha=self.param_groups[0]["lr"])
 
 
 def build_optimizer(
@@ -22,11 +38,13 @@ def build_optimizer(
     *,
     graphed: bool = False,
 ) -> Optimizer:
-    """An optimizer by name: sgd, adam or adamw. Settings that it does not have are ignored.
+    """An optimizer: sgd, adam or adamw. Settings that it does not have are ignored.
 
     With `graphed` it can be recorded in a CUDA graph: its learning rate is a tensor.
     """
     parameters = list(parameters)
+    if name == "sgd" and not (momentum or weight_decay or graphed):
+        return GradientDescent(parameters, learning_rate)
     rate = torch.tensor(learning_rate, device=parameters[0].device) if graphed else learning_rate
     if name == "sgd":
         return SGD(
@@ -35,10 +53,9 @@ def build_optimizer(
             momentum=momentum,
             nesterov=nesterov and momentum > 0,
             weight_decay=weight_decay,
-            # One pass over the weights instead of several; the plain formula takes one anyway.
-            fused=graphed or momentum > 0,
+            fused=True,  # one pass over the weights instead of several
         )
-    adaptive: type[Adam] = {"adam": Adam, "adamw": AdamW}[name]
+    adaptive = Adam if name == "adam" else AdamW
     return adaptive(parameters, lr=rate, weight_decay=weight_decay, fused=True, capturable=graphed)
 
 
@@ -58,7 +75,7 @@ def learning_rates(
     """
     if name == "constant":
         return repeat(learning_rate, updates)
-    holder = _RateHolder(learning_rate)
+    holder = GradientDescent([], learning_rate)
     schedule: LRScheduler
     if name == "step":
         schedule = StepLR(holder, step_size=step_updates, gamma=gamma)
@@ -83,16 +100,3 @@ def learning_rates(
             schedule.step()
 
     return rates()
-
-
-class _RateHolder(Optimizer):
-    """An optimizer without parameters, for a schedule to write its learning rate to.
-
-    `Optimizer.__init__` would import PyTorch's compiler, which takes a second.
-    """
-
-    def __init__(self, learning_rate: float) -> None:
-        self.param_groups = [{"lr": learning_rate}]
-
-    def step(self, closure: object = None) -> None:  # type: ignore[override]
-        """Do nothing."""

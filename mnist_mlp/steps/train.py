@@ -21,6 +21,7 @@ from mnist_mlp.steps.backprop import Backward, autograd
 from mnist_mlp.steps.data import Dataset, Split, epoch_order, to_images
 from mnist_mlp.steps.evaluate import evaluate_model
 from mnist_mlp.steps.loss import cross_entropies
+from mnist_mlp.steps.model import fold_batch_norm
 
 PROGRESS_S = 0.2
 """Seconds between two `Progress` reports. Each one waits for the device."""
@@ -61,8 +62,7 @@ class EpochResult:
 
     `train_loss` and `train_accuracy` are measured on each batch just before its update; in row 0,
     the untrained network, on the whole training set. `learning_rate` is that of the last update
-    (in row 0: of the first). `seconds` counts from the first update, or from where a run resumed;
-    metrics.jsonl adds the seconds before that.
+    (in row 0: of the first). `seconds` counts from the first update, here or since resuming.
     """
 
     epoch: int
@@ -85,13 +85,12 @@ class Updater(Protocol):
     """
 
     model: nn.Sequential
-    """The model that is trained; it may lag behind until `network` is called."""
     batch_size: int
 
     def run_epoch(
         self, epoch: int, order: Tensor, learning_rates: Sequence[float], done: int, logits: Tensor
     ) -> Iterator[int]:
-        """Make the updates of an epoch. Yields the number of a batch, from 0, after its update.
+        """Make an epoch's updates. Yields the number of the newest batch, from 0, now and then.
 
         Args:
             epoch: From 1.
@@ -104,8 +103,8 @@ class Updater(Protocol):
         ...
 
     def network(self) -> nn.Sequential:
-        """The network to evaluate and save; also brings `model` up to date."""
-        return self.model
+        """The network to evaluate and save: the model, with batch normalisation folded in."""
+        return fold_batch_norm(self.model)
 
     def complete(self, logits: Tensor) -> None:
         """Called before new rows (n, 10) are read: add what other processes have written."""

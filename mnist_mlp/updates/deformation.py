@@ -76,13 +76,13 @@ class Deformation:
         if self.elastic:
             coarse = noise[:, AFFINE_NUMBERS:].reshape(-1, GRID**2)  # (2 B, 49)
             fine = points.view(-1, SIDE**2)
-            fine.addmm_(coarse, _interpolation().to(noise), alpha=self.elastic * pixel)
+            fine.addmm_(coarse, _interpolation(noise.device), alpha=self.elastic * pixel)
         square = images.view(-1, 1, SIDE, SIDE)
         return F.grid_sample(square, points.permute(0, 2, 3, 1), align_corners=False).flatten(1)
 
 
 @cache
-def _interpolation() -> Tensor:
+def _interpolation(device: torch.device) -> Tensor:
     """(49, 784): the weight of each displacement of the coarse grid at each pixel (bicubic)."""
-    each = torch.eye(GRID**2).view(-1, 1, GRID, GRID)
+    each = torch.eye(GRID**2, device=device).view(-1, 1, GRID, GRID)
     return F.interpolate(each, size=SIDE, mode="bicubic", align_corners=True).flatten(1)

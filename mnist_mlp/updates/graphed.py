@@ -12,15 +12,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mnist_mlp.steps.train import TorchUpdater
+from mnist_mlp.updates.regularized import DeformingUpdater, named_floats
 
 
 @dataclass(eq=False)
-class GraphedUpdater(TorchUpdater):
-    """`TorchUpdater` as a CUDA graph. The optimizer's learning rate must be a tensor on the device.
+class GraphedUpdater(DeformingUpdater):
+    """`DeformingUpdater` as a CUDA graph. The optimizer's learning rate must be a tensor there.
 
-    Models with buffers are not supported. On a CPU nothing is recorded; the same operations run one
-    by one.
+    On a CPU nothing is recorded; the same operations run one by one.
     """
 
     def __post_init__(self) -> None:
@@ -29,6 +28,7 @@ class GraphedUpdater(TorchUpdater):
         self.learning_rates = torch.empty(-(-examples // self.batch_size), device=device)
         self.batch = torch.zeros(1, dtype=torch.int64, device=device)
         self.offsets = torch.arange(self.batch_size, device=device)
+        self.noise = torch.empty(0, device=device)
         self.logits: Tensor | None = None
         self.replays: dict[int, Callable[[], None]] = {}
 
@@ -42,6 +42,9 @@ class GraphedUpdater(TorchUpdater):
             self.logits, self.replays = logits, {}
         self.order.copy_(order)
         self.learning_rates.copy_(torch.tensor(learning_rates))
+        if self.deformation:
+            noise = self.deformation.sample(examples, self.seed, epoch)
+            self.noise.resize_(noise.shape).copy_(noise)  # the same memory in every epoch
         self.batch.fill_(done)
         for batch in range(done, len(learning_rates)):
             count = min(size, examples - batch * size)
@@ -62,10 +65,9 @@ class GraphedUpdater(TorchUpdater):
         """A recording of `_make_next`. The weights and the optimizer are as before.
 
         Before recording, libraries and the optimizer need a few updates to initialise themselves.
-        These are undone afterwards: in the position, the weights and the optimizer's state.
+        These are undone afterwards, in the position, the model and the optimizer's state.
         """
-        parameters = list(self.model.parameters())
-        weights = [parameter.detach().clone() for parameter in parameters]
+        weights = {name: value.clone() for name, value in named_floats(self.model).items()}
         state = {
             (parameter, key): value.clone()
             for parameter, values in self.optimizer.state.items()
@@ -74,8 +76,8 @@ class GraphedUpdater(TorchUpdater):
         replay = self._warm_up_and_record(count, batch)
         self.batch.fill_(batch)
         with torch.no_grad():
-            for parameter, before in zip(parameters, weights, strict=True):
-                parameter.copy_(before)
+            for name, value in named_floats(self.model).items():
+                value.copy_(weights[name])
             for owner, values in self.optimizer.state.items():
                 for key, value in values.items():
                     if (owner, key) in state:

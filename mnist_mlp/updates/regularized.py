@@ -12,19 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from mnist_mlp.steps.model import fold_batch_norm
-from mnist_mlp.steps.train import TorchUpdater
+from mnist_mlp.steps.train import TorchUpdater, Updater
 from mnist_mlp.updates.deformation import Deformation
 
 
 @dataclass(eq=False)
-class RegularizedUpdater(TorchUpdater):
-    """`TorchUpdater` on deformed images, followed by an average of the weights; each optional.
-
-    The seed decides the deformations, which differ from epoch to epoch.
-    """
+class DeformingUpdater(TorchUpdater):
+    """`TorchUpdater` on images that are deformed anew in each epoch; the seed decides how."""
 
     deformation: Deformation | None = None
-    average: "WeightAverage | None" = None
     seed: int = 0
 
     def run_epoch(
@@ -34,37 +30,53 @@ class RegularizedUpdater(TorchUpdater):
         if self.deformation:
             noise = self.deformation.sample(len(order), self.seed, epoch)
             self.noise = noise.to(order.device)
-        for batch in super().run_epoch(epoch, order, learning_rates, done, logits):
-            if self.average:
-                self.average.update((epoch - 1) * len(learning_rates) + batch + 1)
-            yield batch
+        yield from super().run_epoch(epoch, order, learning_rates, done, logits)
 
     def examples(self, rows: slice | Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, 784), deformed, and labels (B,)."""
         images, labels = super().examples(rows)
         return (self.deformation(images, self.noise[rows]) if self.deformation else images), labels
 
-    def network(self) -> nn.Sequential:
-        """The averaged network if there is an average, with batch normalisation folded in."""
-        return fold_batch_norm(self.average.model if self.average else self.model)
 
-
-class WeightAverage:
-    """A running average of a model's weights, which varies less from update to update.
+class AveragingUpdater(Updater):
+    """The updates of another updater, followed by a running average of its model's weights.
 
     After update k the average moves 1 − min(decay, (1 + k) / (10 + k)) of the way to the weights:
     a large part at first, while the weights still change much.
     """
 
-    def __init__(self, model: nn.Sequential, decay: float) -> None:
-        self.model, self.decay = copy.deepcopy(model), decay
-        self._weights, self._averages = ([*named_floats(m).values()] for m in (model, self.model))
+    def __init__(self, updater: Updater, decay: float) -> None:
+        self.updater, self.decay = updater, decay
+        self.model, self.batch_size = updater.model, updater.batch_size
+        self.average = copy.deepcopy(self.model)
+        pair = (self.average, self.model)
+        self._averages, self._weights = ([*named_floats(model).values()] for model in pair)
+
+    def run_epoch(
+        self, epoch: int, order: Tensor, learning_rates: Sequence[float], done: int, logits: Tensor
+    ) -> Iterator[int]:
+        """See `Updater`. The other updater must yield after every batch."""
+        for batch in self.updater.run_epoch(epoch, order, learning_rates, done, logits):
+            self.include((epoch - 1) * len(learning_rates) + batch + 1)
+            yield batch
 
     @torch.no_grad()
-    def update(self, k: int) -> None:
-        """Include the weights after update k, counted from 1."""
+    def include(self, k: int) -> None:
+        """Include the weights after update k, counted from 1, in the average."""
         step = 1 - min(self.decay, (1 + k) / (10 + k))
         torch._foreach_lerp_(self._averages, self._weights, step)
+
+    def network(self) -> nn.Sequential:
+        """The averaged network, with batch normalisation folded in."""
+        return fold_batch_norm(self.average)
+
+    def complete(self, logits: Tensor) -> None:
+        """See `Updater`."""
+        self.updater.complete(logits)
+
+    def report_due(self, batch: int, overdue: bool) -> bool:
+        """See `Updater`."""
+        return self.updater.report_due(batch, overdue)
 
 
 def named_floats(model: nn.Module) -> dict[str, Tensor]:

@@ -15,15 +15,15 @@ from torch import Tensor
 from mnist_mlp.constants import CLASSES
 from mnist_mlp.updates.collectives import largest_of_processes, sum_over_processes
 from mnist_mlp.updates.ranks import processes, rank
-from mnist_mlp.updates.regularized import RegularizedUpdater
+from mnist_mlp.updates.regularized import DeformingUpdater
 
 ASK_EVERY = 16
 """Updates after which the processes ask each other whether a progress report is due."""
 
 
 @dataclass(eq=False)
-class SharedUpdater(RegularizedUpdater):
-    """Each process computes a part of every batch, with deformation and average if asked for.
+class SharedUpdater(DeformingUpdater):
+    """Each process computes a part of every batch, of deformed images if asked for.
 
     The parts may differ in size: each process's gradient, a mean over its part, is weighted by its
     share of the batch. Batch normalisation would need whole batches, and is refused.

@@ -123,6 +123,10 @@ def _show_start(console: Console, start: "RunStart") -> None:
         f"{where['backward']}, {where['device']}, {threads} thread{'s' * (threads > 1)}"
         + (f", {processes} processes" if processes > 1 else "")
     )
+    if problem := where["compiler_problem"]:
+        console.print(
+            f"slowly    Numba does not work here, so PyTorch makes the updates: {problem}"
+        )
     options = {
         "deformed images": any(config.augment.model_dump().values()),
         "batch normalisation": config.model.batch_norm,

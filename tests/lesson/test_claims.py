@@ -100,7 +100,7 @@ def test_the_command_prints_a_table_and_json(run: Callable[..., Outcome]) -> Non
 
 SOFTMAX = "torch.softmax(logits, dim, out=out)"
 LOSS = "F.cross_entropy(logits, labels)"
-RATE = "lr=rate,\n            momentum"
+STEP = 'weight.sub_(weight.grad, alpha=group["lr"])'
 MUTATIONS = [
     (1, "steps/data.py", "pixels / 255 if", "pixels / 256 if"),
     (1, "steps/data.py", "pixels / 255 if", "pixels / 255 - 0.1307 if"),
@@ -127,18 +127,13 @@ MUTATIONS = [
         "torch.sum(dz, dim=0, out=b.grad)",
         "torch.mean(dz, dim=0, out=b.grad)",
     ),
-    (7, "steps/optimizer.py", RATE, RATE.replace("lr=", "maximize=True, lr=")),
-    (7, "steps/optimizer.py", RATE, RATE.replace("lr=", "lr=2 * ")),
-    (
-        7,
-        "steps/optimizer.py",
-        "weight_decay=weight_decay,\n            #",
-        "weight_decay=0.01,\n            #",
-    ),
+    (7, "steps/optimizer.py", STEP, STEP.replace("sub_", "add_")),
+    (7, "steps/optimizer.py", STEP, STEP.replace("alpha=", "alpha=2 * ")),
+    (7, "steps/optimizer.py", STEP, f"weight.mul_(0.99); {STEP}"),
     (8, "steps/train.py", "self.optimizer.step()  # update", "pass"),
-    (8, "updates/fused.py", "-learning_rates[batch] / len(x)", "-learning_rates[batch]"),
-    (8, "updates/fused.py", "out=self.dz).sub_(y)", "out=self.dz)"),
-    (8, "updates/fused.py", "view(-1, size).amax(dim=1)", "view(-1, size).amin(dim=1)"),
+    (8, "updates/loop.py", "z[c] /= z.dtype.type(examples)", "pass"),
+    (8, "updates/loop.py", "z[label] -= 1", "pass"),
+    (8, "updates/loop.py", "for i in range(begin, end):", "for i in range(begin, end - 1):"),
     (8, "steps/loss.py", 'reduction="none")[0]', 'reduction="none")[0] / 2'),
     (
         8,

@@ -3,6 +3,7 @@ import os
 import pytest
 import torch
 
+from mnist_mlp.config import load_config
 from mnist_mlp.errors import DeviceError
 from mnist_mlp.runs.environment import resolve_device, threads_of
 from mnist_mlp.runs.training import RunStart, run_events
@@ -23,13 +24,13 @@ def test_threads_are_those_asked_for_and_put_back(threads: str) -> None:
 def test_the_rule_for_threads() -> None:
     cores = min(2, len(os.sched_getaffinity(0)))
     for overrides, threads in [
-        (["train.batch_size=31"], 1),
-        (["train.batch_size=32"], cores),
-        (["train.batch_size=255", "optimizer.name=adam"], 1),
-        (["train.batch_size=256", "optimizer.name=adam"], cores),
+        (["train.batch_size=255"], 1),
+        (["train.batch_size=256"], cores),
         (["threads=3"], 3),
     ]:
         assert threads_of(digits(*overrides)) == threads
+    compiled = ["train.batch_size=512", "model.layer_sizes=[784,128,64,10]"]
+    assert threads_of(load_config("lesson", compiled, environment={})) == 1
 
 
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:

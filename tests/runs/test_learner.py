@@ -1,5 +1,9 @@
 import json
 import math
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -7,15 +11,19 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from mnist_mlp.config import ModelConfig
+from mnist_mlp.config import ModelConfig, load_config
 from mnist_mlp.runs import learner
 from mnist_mlp.runs import training as run_module
 from mnist_mlp.runs.environment import load_config_dataset
+from mnist_mlp.runs.learner import assemble, updater_kind
 from mnist_mlp.runs.training import RunStart, run_events, train_model
 from mnist_mlp.steps.backprop import is_linear_relu_stack
 from mnist_mlp.steps.model import build_mlp
 from mnist_mlp.steps.optimizer import build_optimizer
 from mnist_mlp.steps.train import EpochResult, Updater
+from mnist_mlp.updates.compiled import CompiledUpdater
+from mnist_mlp.updates.regularized import AveragingUpdater, DeformingUpdater
+from tests.conftest import REPOSITORY
 from tests.runs.test_training import digits, metrics
 
 
@@ -78,27 +86,75 @@ def test_the_backward_of_the_config_is_the_one_that_runs(
         next(run_events(digits(f"train.backward={other}", "optimizer.name=adam")))
 
 
+LONG = "train.batch_size=2"  # on digits: enough updates to be compiled
+
+
 @pytest.mark.parametrize(
-    ("overrides", "backward", "updates"),
+    ("overrides", "backward", "updater"),
     [
-        ([], "fused", "FusedUpdater"),
-        (["train.backward=chain_rule"], "chain_rule", "TorchUpdater"),
-        (["train.backward=autograd"], "autograd", "TorchUpdater"),
-        (["model.activation=tanh"], "autograd", "TorchUpdater"),
-        (["optimizer.momentum=0.9"], "chain_rule", "TorchUpdater"),
-        (["optimizer.weight_decay=0.1"], "chain_rule", "TorchUpdater"),
-        (["optimizer.name=adamw"], "chain_rule", "TorchUpdater"),
-        (["optimizer.average=0.9"], "chain_rule", "RegularizedUpdater"),
-        (["augment.rotation=5"], "chain_rule", "RegularizedUpdater"),
-        (["model.batch_norm=true"], "autograd", "RegularizedUpdater"),
+        ([], "chain_rule", DeformingUpdater),
+        (["train.backward=autograd"], "autograd", DeformingUpdater),
+        (["model.batch_norm=true"], "autograd", DeformingUpdater),
+        ([LONG], "compiled", CompiledUpdater),
+        ([LONG, "train.backward=chain_rule"], "chain_rule", DeformingUpdater),
+        ([LONG, "train.backward=autograd"], "autograd", DeformingUpdater),
+        ([LONG, "model.activation=tanh"], "autograd", DeformingUpdater),
+        ([LONG, "optimizer.momentum=0.9", "optimizer.nesterov=true"], "compiled", CompiledUpdater),
+        ([LONG, "optimizer.name=adamw"], "compiled", CompiledUpdater),
+        ([LONG, "optimizer.average=0.9"], "compiled", AveragingUpdater),
+        ([LONG, "augment.rotation=5"], "compiled", CompiledUpdater),
+        ([LONG, "data.validation=137", "model.batch_norm=true"], "compiled", CompiledUpdater),
     ],
 )
 def test_auto_takes_the_shortest_way_and_records_it(
-    overrides: list[str], backward: str, updates: str
+    overrides: list[str], backward: str, updater: type[Updater]
 ) -> None:
-    start = next(run_events(digits(*overrides)))
+    config = digits(*overrides)
+    assert type(assemble(config, load_config_dataset(config)).updater) is updater
+    start = next(run_events(config))
     assert isinstance(start, RunStart)
-    assert (start.environment["backward"], start.environment["updates"]) == (backward, updates)
+    assert start.environment["backward"] == backward
+    assert start.environment["compiler_problem"] is None
+    assert "numba" in start.environment["versions"]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "batch_size", "kind"),
+    [
+        ("[784,128,64,10]", 60000, "compiled"),
+        ("[784,512,256,10]", 255, "compiled"),
+        ("[784,512,256,10]", 256, "torch"),
+        ("[784,2048,1024,10]", 1, "compiled"),
+    ],
+)
+def test_wide_networks_on_large_batches_are_left_to_matrix_products(
+    sizes: str, batch_size: int, kind: str
+) -> None:
+    overrides = [f"model.layer_sizes={sizes}", f"train.batch_size={batch_size}"]
+    config = load_config("lesson", overrides, environment={})
+    assert updater_kind(config, "cpu") == kind
+    assert updater_kind(config, "cuda") == "graphed"
+
+
+@pytest.mark.parametrize("broken", ["raise ImportError('no wheel')", "njit = None"])
+def test_without_numba_pytorch_makes_the_updates_and_a_line_says_so(
+    broken: str, tmp_path: Path
+) -> None:
+    package = tmp_path / "broken" / "numba"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(broken)
+    shutil.copytree(REPOSITORY / "mnist_mlp", package.parent / "mnist_mlp")
+    shutil.copytree(REPOSITORY / "configs", package.parent / "mnist_mlp" / "configs")
+    outcome = subprocess.run(
+        [sys.executable, "-m", "mnist_mlp", "train", "--config", "digits", LONG, "train.epochs=1"],
+        env={**os.environ, "PYTHONPATH": str(package.parent)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    (line,) = [line for line in outcome.stdout.splitlines() if line.startswith("slowly")]
+    assert "Numba does not work here, so PyTorch makes the updates: " in line
+    environment = json.loads(Path("runs/digits-001/environment.json").read_text())
+    assert environment["compiler_problem"] in line
+    assert environment["backward"] == "chain_rule"
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
@@ -113,11 +169,11 @@ def test_a_config_and_its_network_agree_on_where_the_chain_rule_applies(
 
 
 def test_whole_runs_by_either_way_to_the_gradients_are_the_same_training() -> None:
-    config = ("train.epochs=5", "train.batch_size=50", "data.validation=137")
-    fused, usual = (
+    config = ("train.epochs=2", LONG, "data.validation=137", "optimizer.learning_rate=0.01")
+    compiled, usual = (
         metrics(train_model(digits(*config, f"train.backward={way}")).run_dir or Path())
         for way in ("auto", "autograd")
     )
-    for ours, theirs in zip(fused, usual, strict=True):
+    for ours, theirs in zip(compiled, usual, strict=True):
         assert ours == pytest.approx(theirs | {"seconds": ours["seconds"]}, rel=2e-3)
         assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-5)

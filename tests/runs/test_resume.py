@@ -359,7 +359,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ended_as(whole: Path, run: str) -> bool:
     """Whether a run has the rows and the weights of the uninterrupted one."""
     hashes = [weights_sha256(load_checkpoint(run_dir).model) for run_dir in (run, whole)]
-    return rows(Path(run)) == rows(whole) and hashes[0] == hashes[1]
+    assert rows(Path(run)) == rows(whole)
+    return hashes[0] == hashes[1]
 
 
 STARTED: list[Program] = []

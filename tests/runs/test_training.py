@@ -45,7 +45,7 @@ def test_the_run_directory_records_the_run() -> None:
     assert environment["device"] == "cpu"
     assert environment["threads"] == 1
     assert environment["seed"] == 0
-    assert environment["backward"] == "fused"
+    assert environment["backward"] == "chain_rule"
 
     rows = metrics(run)
     assert [row["epoch"] for row in rows] == [0, 1, 2]

@@ -7,8 +7,9 @@ from itertools import product
 import pytest
 import torch
 from torch import nn
+from torch.optim import SGD
 
-from mnist_mlp.steps.optimizer import build_optimizer, learning_rates
+from mnist_mlp.steps.optimizer import GradientDescent, build_optimizer, learning_rates
 
 
 def test_sgd_is_the_lessons_formula() -> None:
@@ -33,7 +34,23 @@ def test_names_and_settings_reach_torch(name: str) -> None:
 
 
 def test_nesterov_without_momentum_is_plain_sgd() -> None:
-    assert not build_optimizer([nn.Parameter(torch.ones(1))], nesterov=True).defaults["nesterov"]
+    weights = [nn.Parameter(torch.ones(1))]
+    assert type(build_optimizer(weights, nesterov=True)) is GradientDescent
+    assert not build_optimizer(weights, nesterov=True, weight_decay=0.1).defaults["nesterov"]
+
+
+def test_gradient_descent_is_torch_sgd_bit_for_bit() -> None:
+    ours, theirs = (nn.Linear(30, 20) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    usual = SGD(theirs.parameters(), lr=0.3)
+    optimizers = build_optimizer(ours.parameters(), learning_rate=0.3), usual
+    for _ in range(5):
+        x = torch.randn(8, 30)
+        for model, optimizer in zip((ours, theirs), optimizers, strict=True):
+            model.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+    assert all(map(torch.equal, ours.parameters(), theirs.parameters()))
 
 
 def rates(name: str, updates: int, **settings: float) -> list[float]:

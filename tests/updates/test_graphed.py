@@ -3,14 +3,15 @@ from typing import Any
 import pytest
 import torch
 
-from mnist_mlp.steps.backprop import chain_rule
+from mnist_mlp.steps.backprop import autograd, chain_rule
 from mnist_mlp.steps.data import Dataset
 from mnist_mlp.steps.model import build_mlp
 from mnist_mlp.steps.optimizer import build_optimizer
 from mnist_mlp.steps.train import EpochResult, TorchUpdater, train
+from mnist_mlp.updates.deformation import Deformation
 from mnist_mlp.updates.graphed import GraphedUpdater
-from tests.updates.test_fused import digits as digits
-from tests.updates.test_fused import trained
+from mnist_mlp.updates.regularized import DeformingUpdater
+from tests.updates.test_compiled import digits as digits
 
 
 @pytest.mark.parametrize("name", ["sgd", "momentum", "adamw"])
@@ -38,12 +39,24 @@ def test_what_comes_before_recording_leaves_no_trace(
         assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
-def test_a_recorded_update_is_the_usual_one_bit_for_bit(digits: Dataset) -> None:
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("deformation", [None, Deformation(rotation=10, elastic=1.0)])
+def test_a_recorded_update_is_the_usual_one_bit_for_bit(
+    batch_norm: bool, deformation: Deformation | None, digits: Dataset
+) -> None:
     """On the CPU nothing is recorded, but all that would be is done."""
-    graphed, graphed_logits = trained(GraphedUpdater, digits, 64, epochs=2)
-    plain, logits = trained(TorchUpdater, digits, 64, epochs=2)
-    assert torch.equal(graphed_logits, logits)
-    assert all(torch.equal(a, b) for a, b in zip(graphed, plain, strict=True))
+    ends = []
+    for kind in (GraphedUpdater, DeformingUpdater):
+        model = build_mlp(seed=0, batch_norm=batch_norm)
+        optimizer = torch.optim.SGD(model.parameters(), lr=torch.tensor(0.1), fused=True)
+        updater = kind(model, optimizer, autograd(model), digits.train, 64, deformation=deformation)
+        rates = [0.1 / (1 + k) for k in range(2 * 23)]
+        events = train(updater, digits, epochs=2, learning_rates=rates)
+        rows = [event.train_loss for event in events if isinstance(event, EpochResult)]
+        ends.append((rows, [t for t in model.state_dict().values() if t.is_floating_point()]))
+    (losses, tensors), (usual_losses, usual_tensors) = ends
+    assert losses == usual_losses
+    assert all(torch.equal(a, b) for a, b in zip(tensors, usual_tensors, strict=True))
 
 
 def rows(data: Dataset, device: str, graphed: bool, name: str, **settings: Any) -> list[float]:

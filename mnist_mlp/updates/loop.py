@@ -1,0 +1,382 @@
+"""The lesson's Step 8 as loops over the examples of a batch, for Numba to compile.
+
+`make_updates` is `steps.backprop.chain_rule` and Step 7's optimizers, equal to rounding, on one
+thread. It leaves out what is 0:
+
+- A dark pixel (four of five are), or a neuron that did not fire, adds nothing to the next z, and
+  the gradient of its weights is 0. So of each layer's inputs only those that are not 0 are listed.
+- The weights of an input lie together, as a row of θ = [b; Wᵀ], (1 + inputs, outputs).
+- Rows are padded with zeros to whole vector registers.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import numba
+import numpy as np
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+
+Array = np.ndarray[Any, Any]
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "error_model": "numpy",  # division by 0 gives infinity or nan
+    "fastmath": {"reassoc", "contract", "nsz"},  # sums may be reordered; nan and infinity stay
+}
+
+
+class _DisjointArrays(CompilerBase):
+    """Numba's compiler, told that arrays do not overlap, which saves checking it in each loop."""
+
+    def define_pipelines(self) -> list[Any]:
+        self.state.flags.noalias = True
+        return [DefaultPassBuilder.define_nopython_pipeline(self.state)]  # type: ignore[no-untyped-call]
+
+
+def inner(function: Function, **options: Any) -> Function:
+    """Compile a function that only compiled functions call."""
+    njit: Any = numba.njit
+    inner_only = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return njit(**OPTIONS, **inner_only, **options)(function)  # type: ignore[no-any-return]
+
+
+def inlined(function: Function) -> Function:
+    """Compile a function as a part of those that call it, which is quicker to compile."""
+    return inner(function, inline="always")
+
+
+def disjoint(function: Function) -> Function:
+    """`inner`, for functions whose array arguments do not overlap."""
+    return inner(function, pipeline_class=_DisjointArrays)
+
+
+class Network(NamedTuple):
+    """What the loop works on. Its arrays hold all layers, one after the other."""
+
+    shapes: Array  # (layers, 2): the rows of a layer's θ, and its padded outputs
+    theta: Array  # per layer (1 + inputs, outputs): [b; Wᵀ], and with batch norm two rows, γ and β
+    gradient: Array  # like theta: ∂L/∂θ; 0 between updates
+    moments: Array  # (2, θ's length): what the optimizer keeps
+    z: Array  # per layer (B, outputs): W·a + b, and then ∂L/∂z in its place
+    begins: Array  # (layers, B): inputs[begins[k, e]:ends[k, e]] are the inputs of layer k + 1
+    ends: Array  # (layers, B)    that are not 0 in example e,
+    inputs: Array  # counted from 1,
+    values: Array  # and these are their values; layer 1's are elsewhere
+
+
+class Optimizer(NamedTuple):
+    """Step 7's settings, as `build_optimizer` takes them."""
+
+    adaptive: bool  # adam or adamw
+    decoupled: bool  # adamw
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+
+
+SGD = Optimizer(False, False, 0.0, False, 0.0)
+"""Plain gradient descent."""
+
+
+@disjoint
+def weighted_sum(
+    begin: int, end: int, inputs: Array, values: Array, theta: Array, z: Array
+) -> None:
+    """The forward pass of a layer, z = W·a + b, without the inputs that are 0."""
+    for j in range(len(z)):
+        z[j] = theta[0, j]
+    i = begin
+    while i + 4 <= end:  # four at a time: each z is read and written a quarter as often
+        row0, row1, row2, row3 = (
+            theta[inputs[i]], theta[inputs[i + 1]], theta[inputs[i + 2]], theta[inputs[i + 3]]
+        )  # fmt: skip
+        a0, a1, a2, a3 = values[i], values[i + 1], values[i + 2], values[i + 3]
+        for j in range(len(z)):
+            z[j] += a0 * row0[j] + a1 * row1[j] + a2 * row2[j] + a3 * row3[j]
+        i += 4
+    for last in range(i, end):
+        row, a = theta[inputs[last]], values[last]
+        for j in range(len(z)):
+            z[j] += a * row[j]
+
+
+@disjoint
+def relu(z: Array, begin: int, inputs: Array, values: Array) -> int:
+    """List the neurons that fired, a = ReLU(z), as inputs of the next layer; return the end."""
+    for j in range(len(z)):
+        inputs[begin] = j + 1
+        values[begin] = z[j]
+        begin += not z[j] <= 0  # nan goes on
+    return begin
+
+
+@disjoint
+def loss_gradient(z: Array, logits: Array, label: int, examples: int) -> None:
+    """Copy z to the logits; then z = (p − y) / B, the gradient of the mean loss."""
+    classes, largest = len(logits), z[0]
+    for c in range(classes):
+        logits[c] = z[c]
+        largest = max(largest, z[c])
+    total = z.dtype.type(0)
+    for c in range(classes):
+        z[c] = np.exp(z[c] - largest)
+        total += z[c]
+    for c in range(classes):
+        z[c] /= total
+    z[label] -= 1
+    for c in range(classes):
+        z[c] /= z.dtype.type(examples)
+    for j in range(classes, len(z)):
+        z[j] = 0
+
+
+@inner
+def backward(begin: int, end: int, inputs: Array, theta: Array, dz: Array, before: Array) -> None:
+    """∂L/∂z of the layer before: da = Wᵀ·dz for the neurons that fired, 0 for the others."""
+    for j in range(len(before)):
+        before[j] = 0
+    for i in range(begin, end):
+        row, da = theta[inputs[i]], dz.dtype.type(0)
+        for j in range(len(dz)):
+            da += row[j] * dz[j]
+        before[inputs[i] - 1] = da
+
+
+@disjoint
+def add_gradient(
+    begin: int, end: int, inputs: Array, values: Array, factor: float, dz: Array, target: Array
+) -> None:
+    """Add factor · ∂L/∂θ of one example to the target: ∂z/∂b is 1, ∂z/∂W is the input."""
+    bias = target[0]
+    for j in range(len(dz)):
+        bias[j] += factor * dz[j]
+    for i in range(begin, end):
+        row, a = target[inputs[i]], values[i] * factor
+        for j in range(len(dz)):
+            row[j] += a * dz[j]
+
+
+@inner
+def normalize(z: Array, normal: Array, theta: Array, running: Array) -> None:
+    """Batch normalisation: z becomes γ · (z − mean) / deviation + β, over the batch."""
+    examples, number = z.shape[0], z.dtype.type
+    gamma, beta, deviation, mean = theta[-2], theta[-1], running[2], np.zeros_like(z[0])
+    for e in range(examples):
+        for j in range(len(mean)):
+            mean[j] += z[e, j] / number(examples)
+    for j in range(len(mean)):
+        deviation[j] = 0
+    for e in range(examples):
+        for j in range(len(mean)):
+            normal[e, j] = z[e, j] - mean[j]
+            deviation[j] += normal[e, j] * normal[e, j] / number(examples)
+    for j in range(len(mean)):  # BatchNorm1d's own constants
+        unbiased = deviation[j] * number(examples / (examples - 1))
+        running[0, j] += number(0.1) * (mean[j] - running[0, j])
+        running[1, j] += number(0.1) * (unbiased - running[1, j])
+        deviation[j] = np.sqrt(deviation[j] + number(1e-5))
+    for e in range(examples):
+        for j in range(len(mean)):
+            normal[e, j] /= deviation[j]
+            z[e, j] = gamma[j] * normal[e, j] + beta[j]
+
+
+@inner
+def normalize_backward(
+    dz: Array, normal: Array, theta: Array, deviation: Array, factor: float, target: Array
+) -> None:
+    """∂L/∂z before normalisation, in place of that after it; γ's and β's gradients to target."""
+    examples, number, gamma = dz.shape[0], dz.dtype.type, theta[-2]
+    d_gamma, d_beta = np.zeros_like(gamma), np.zeros_like(gamma)
+    for e in range(examples):
+        for j in range(len(gamma)):
+            d_gamma[j] += dz[e, j] * normal[e, j]
+            d_beta[j] += dz[e, j]
+    for e in range(examples):
+        for j in range(len(gamma)):
+            mean = (d_beta[j] + normal[e, j] * d_gamma[j]) / number(examples)
+            dz[e, j] = gamma[j] / deviation[j] * (dz[e, j] - mean)
+    for j in range(len(gamma)):
+        target[-2, j] += factor * d_gamma[j]
+        target[-1, j] += factor * d_beta[j]
+
+
+@disjoint
+def adam(
+    theta: Array, gradient: Array, mean: Array, square: Array, how: Optimizer, rate: float, t: int
+) -> None:
+    """`torch.optim.Adam` or AdamW: update t, counted from 1. The gradient becomes 0."""
+    number = theta.dtype.type
+    l2 = number(0 if how.decoupled else how.weight_decay)
+    keep = number(1 - rate * how.weight_decay if how.decoupled else 1)
+    step, unbias = number(rate / (1 - 0.9**t)), number(1 / np.sqrt(1 - 0.999**t))
+    to_mean, to_square, epsilon = number(1 - 0.9), number(1 - 0.999), number(1e-8)
+    for j in range(len(theta)):
+        g = gradient[j] + l2 * theta[j]
+        mean[j] += to_mean * (g - mean[j])
+        square[j] += to_square * (g * g - square[j])
+        theta[j] = keep * theta[j] - step * mean[j] / (unbias * np.sqrt(square[j]) + epsilon)
+        gradient[j] = 0
+
+
+@disjoint
+def sgd(theta: Array, gradient: Array, velocity: Array, how: Optimizer, rate: float) -> None:
+    """`torch.optim.SGD`: W ← W − learning_rate · velocity. The gradient becomes 0."""
+    number = theta.dtype.type
+    decay, momentum, step = number(how.weight_decay), number(how.momentum), number(rate)
+    for j in range(len(theta)):
+        g = gradient[j] + decay * theta[j]
+        gradient[j] = 0
+        if momentum != 0:
+            velocity[j] = momentum * velocity[j] + g
+            g = g + momentum * velocity[j] if how.nesterov else velocity[j]
+        theta[j] -= step * g
+
+
+@inner
+def theta_of(flat: Array, shapes: Array, k: int) -> Array:
+    """Layer k's part (1 + inputs, outputs) of θ or an array like it."""
+    start = 0
+    for before in range(k):
+        start += shapes[before, 0] * shapes[before, 1]
+    height, width = shapes[k]
+    return flat[start : start + height * width].reshape(height, width)
+
+
+@inner
+def rows_of(flat: Array, shapes: Array, k: int, rows: int) -> Array:
+    """Layer k's part (rows, outputs) of an array with so many rows per layer."""
+    start = 0
+    for before in range(k):
+        start += rows * shapes[before, 1]
+    width = shapes[k, 1]
+    return flat[start : start + rows * width].reshape(rows, width)
+
+
+Lists = tuple[Array, Array, Array]
+"""Layer 1's lists for N examples: begins and ends (2, N), inputs, values; as in `Network`."""
+Norms = tuple[Array, Array] | None
+"""With batch norm: like `Network.z`, z less its mean, divided by its deviation; and per layer
+(3, outputs), the running mean and variance and the batch's deviation."""
+
+
+@inlined
+def forward_pass(net: Network, norms: Norms, lit: Lists, size: int, examples: int) -> None:
+    """Steps 2 and 3, layer after layer. The last layer's z are the logits."""
+    last = len(net.shapes) - 1
+    for k in range(last + 1):
+        theta, z = theta_of(net.theta, net.shapes, k), rows_of(net.z, net.shapes, k, size)
+        inputs, values = (lit[1], lit[2]) if k == 0 else (net.inputs, net.values)
+        for e in range(examples):
+            weighted_sum(net.begins[k, e], net.ends[k, e], inputs, values, theta, z[e])
+        if k == last:
+            break
+        if norms is not None:
+            normal = rows_of(norms[0], net.shapes, k, size)
+            running = rows_of(norms[1], net.shapes, k, 3)
+            normalize(z[:examples], normal, theta, running)
+        for e in range(examples):
+            net.ends[k + 1, e] = relu(z[e], net.begins[k + 1, e], net.inputs, net.values)
+
+
+@inlined
+def backward_pass(
+    net: Network, norms: Norms, size: int, examples: int, factor: float, target: Array
+) -> None:
+    """Step 6: ∂L/∂z of each layer, from the last one's."""
+    for k in range(len(net.shapes) - 1, 0, -1):
+        theta, dz = theta_of(net.theta, net.shapes, k), rows_of(net.z, net.shapes, k, size)
+        before = rows_of(net.z, net.shapes, k - 1, size)
+        for e in range(examples):
+            begin, end = net.begins[k, e], net.ends[k, e]
+            backward(begin, end, net.inputs, theta, dz[e], before[e])
+        if norms is not None:
+            normal = rows_of(norms[0], net.shapes, k - 1, size)
+            running = rows_of(norms[1], net.shapes, k - 1, 3)
+            theta = theta_of(net.theta, net.shapes, k - 1)
+            changed = theta_of(target, net.shapes, k - 1)
+            normalize_backward(before[:examples], normal, theta, running[2], factor, changed)
+
+
+@inlined
+def add_gradients(
+    net: Network, lit: Lists, size: int, examples: int, factor: float, target: Array
+) -> None:
+    """Step 6, to its end: add factor · ∂L/∂θ of each layer to the target."""
+    for k in range(len(net.shapes)):
+        changed, dz = theta_of(target, net.shapes, k), rows_of(net.z, net.shapes, k, size)
+        inputs, values = (lit[1], lit[2]) if k == 0 else (net.inputs, net.values)
+        for e in range(examples):
+            begin, end = net.begins[k, e], net.ends[k, e]
+            add_gradient(begin, end, inputs, values, factor, dz[e], changed)
+
+
+def make_updates(
+    net: Network,
+    norms: Norms,
+    how: Optimizer | None,
+    lit: Lists,
+    labels: Array,
+    logits: Array,
+    learning_rates: Array,
+    size: int,
+    t: int,
+) -> None:
+    """Step 8: for each batch of N examples: forward pass, loss, backward pass, update.
+
+    Args:
+        net: The network.
+        norms: Batch normalisation; None without it.
+        how: The optimizer; None is plain gradient descent, whose gradients are added to the
+            weights example by example, which is for small batches: each addition rounds.
+        lit: The examples' pixels that are not 0.
+        labels: (N,).
+        logits: (N, C), written.
+        learning_rates: One for each batch.
+        size: Examples in a batch; the last one may be smaller.
+        t: Updates before these.
+    """
+    number = net.theta.dtype.type
+    z = rows_of(net.z, net.shapes, len(net.shapes) - 1, size)
+    for batch in range(len(learning_rates)):
+        start, rate = batch * size, learning_rates[batch]
+        examples = min(size, len(labels) - start)
+        for e in range(examples):
+            net.begins[0, e], net.ends[0, e] = lit[0][0, start + e], lit[0][1, start + e]
+        factor, target = number(1), net.gradient
+        if how is None:
+            factor, target = number(-rate), net.theta
+        forward_pass(net, norms, lit, size, examples)
+        for e in range(examples):
+            loss_gradient(z[e], logits[start + e], labels[start + e], examples)
+        backward_pass(net, norms, size, examples, factor, target)
+        add_gradients(net, lit, size, examples, factor, target)
+        if how is not None:
+            first, second = net.moments[0], net.moments[1]
+            if how.adaptive:
+                adam(net.theta, net.gradient, first, second, how, rate, t + batch + 1)
+            else:
+                sgd(net.theta, net.gradient, first, how, rate)
+
+
+def list_lit(images: Array, scale: float, like: Array) -> Lists:
+    """The pixels of images (N, D) that are not 0: starts (N + 1,), inputs and values.
+
+    Those of image i are at starts[i]:starts[i + 1]. Pixels are counted from 1, and their values
+    divided by the scale, in the dtype of `like`.
+    """
+    lit, number = 0, like.dtype.type
+    for i in range(images.shape[0]):
+        for pixel in range(images.shape[1]):
+            lit += images[i, pixel] != 0
+    starts = np.zeros(images.shape[0] + 1, np.int64)
+    inputs, values = np.zeros(lit + 1, np.uint16), np.zeros(lit + 1, like.dtype)
+    n = 0
+    for i in range(images.shape[0]):
+        for pixel in range(images.shape[1]):  # each is written, and stays if it is lit
+            inputs[n], values[n] = pixel + 1, number(images[i, pixel]) / number(scale)
+            n += images[i, pixel] != 0
+        starts[i + 1] = n
+    return starts, inputs, values
