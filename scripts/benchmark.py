@@ -74,7 +74,7 @@ WEIGHT_DECAY = 0.2
 """Of AdamW."""
 HIDDEN = (128, 64)
 WIDTHS = (1, 4, 16)
-GROWTH_IMAGES = 10_240
+GROWTH_IMAGES = 20_480
 PART = 3_000
 """Updates of those whose epoch at small batches would take minutes; their time is scaled."""
 SAME_ORDER = 0.004

@@ -19,15 +19,8 @@ from mnist_mlp.constants import CLASSES
 from mnist_mlp.steps.data import Split, to_images
 from mnist_mlp.steps.train import Updater
 from mnist_mlp.updates.deformation import Deformation
-from mnist_mlp.updates.loop import (
-    OPTIONS,
-    Lists,
-    Network,
-    Norms,
-    Optimizer,
-    list_lit,
-    make_updates,
-)
+from mnist_mlp.updates.lit import list_deformed, list_lit
+from mnist_mlp.updates.loop import OPTIONS, Lists, Network, Norms, Optimizer, make_updates
 
 REGISTER = 16
 """Float32 numbers in the widest vector register, AVX-512's."""
@@ -59,6 +52,7 @@ class _Kept:
 
 
 _MAKE_UPDATES, _LIST_LIT = _Kept(make_updates), _Kept(list_lit)
+_LIST_DEFORMED = _Kept(list_deformed)
 
 
 class CompiledUpdater(Updater):
@@ -118,6 +112,7 @@ class CompiledUpdater(Updater):
         lists: Iterator[Lists] = map(self._lists, calls)
         if self.deformation:
             self.noise = self.deformation.sample(len(order), self.seed, epoch)
+            self.maps = self.deformation.maps(self.noise).permute(2, 0, 1).contiguous()
             lists = _one_ahead(self._lists, calls)
         for call, lit in zip(calls, lists, strict=True):
             rows = slice(call.start * size, call.stop * size)
@@ -142,8 +137,13 @@ class CompiledUpdater(Updater):
         if not self.deformation:
             i = index.numpy()
             return np.stack([self.starts[i], self.starts[i + 1]]), self.inputs, self.values
-        images = self.deformation(to_images(self.train.pixels[index]), self.noise[rows])
-        starts, inputs, values = _LIST_LIT.compiled(images.numpy(), 1.0, self.net.theta)
+        pixels, like = self.train.pixels, self.net.theta
+        if self.deformation.elastic or pixels.dtype != torch.uint8:
+            images = self.deformation(to_images(pixels[index]), self.noise[rows])
+            starts, inputs, values = _LIST_LIT.prepare(images.numpy(), 1.0, like)
+        else:
+            arrays = (pixels.numpy(), index.numpy(), self.maps[rows].numpy())
+            starts, inputs, values = _LIST_DEFORMED.prepare(*arrays, like)
         return np.stack([starts[:-1], starts[1:]]), inputs, values
 
 

@@ -19,6 +19,8 @@ from mnist_mlp.steps.data import keyed_generator
 
 GRID = 7
 """Displacements along each side of the elastic grid."""
+PIXEL = 2 / SIDE
+"""In coordinates that go from −1 to 1 across an image."""
 AFFINE_NUMBERS = 6
 """Random numbers of one affine map: rotation, scale of x, scale of y, shear, right, down."""
 
@@ -52,31 +54,34 @@ class Deformation:
         grid = torch.randn(examples, 2 * GRID**2, generator=generator)
         return torch.cat([uniform, grid], dim=1)
 
+    def maps(self, noise: Tensor) -> Tensor:
+        """The affine maps (2, 3, B) of noise (B, numbers of one image).
+
+        Output pixel (x, y) shows the point of the input whose coordinates are the two rows times
+        (x, y, 1); so what is drawn moves the other way. Coordinates go from −1 to 1.
+        """
+        turn, grow_x, grow_y, shear, right, down = noise[:, :AFFINE_NUMBERS].t()
+        turn, shear = turn * math.radians(self.rotation), self.shear * shear
+        cos, sin, move = turn.cos(), turn.sin(), self.translation * PIXEL
+        grow_x, grow_y = 1 + self.scale * grow_x, 1 + self.scale * grow_y
+        x = cos * grow_x, (cos * shear - sin) * grow_y, right * move
+        y = sin * grow_x, (sin * shear + cos) * grow_y, down * move
+        return torch.stack([*x, *y]).view(2, 3, -1)
+
     def __call__(self, images: Tensor, noise: Tensor) -> Tensor:
         """Deform images (B, 784) in [0, 1], each by its row of noise (B, numbers of one image).
 
-        The map leads from each output pixel to a point of the input, which is interpolated
-        bilinearly. So what is drawn moves the opposite way.
+        Values between pixels are interpolated bilinearly; outside the image all is 0.
         """
-        turn, grow_x, grow_y, shear, right, down = noise[:, :AFFINE_NUMBERS].t()[..., None, None]
-        turn = turn * math.radians(self.rotation)
-        cos, sin = turn.cos(), turn.sin()
-        grow_x, grow_y = 1 + self.scale * grow_x, 1 + self.scale * grow_y
-        shear = self.shear * shear
-        pixel = 2 / SIDE  # grid_sample's coordinates go from −1 to 1 across the image
-        along = (torch.arange(SIDE, device=images.device) + 0.5) * pixel - 1
-        x, y = along, along[:, None]
-        # The points, (B, 2, 28, 28): (rotation · shear · scale) · (x, y) + translation. All x
-        # before all y is faster to write than pairs.
+        x = (torch.arange(SIDE, device=images.device) + 0.5) * PIXEL - 1
+        # The points, (B, 2, 28, 28). All x before all y is faster to write than pairs.
         points = images.new_empty(len(images), 2, SIDE, SIDE)
-        x_of = (cos * grow_x) * x + right * (self.translation * pixel)
-        y_of = (sin * grow_x) * x + down * (self.translation * pixel)
-        torch.addcmul(x_of, (cos * shear - sin) * grow_y, y, out=points[:, 0])
-        torch.addcmul(y_of, (sin * shear + cos) * grow_y, y, out=points[:, 1])
+        for row, (by_x, by_y, start) in enumerate(self.maps(noise)[..., None, None]):
+            torch.addcmul(by_x * x + start, by_y, x[:, None], out=points[:, row])
         if self.elastic:
             coarse = noise[:, AFFINE_NUMBERS:].reshape(-1, GRID**2)  # (2 B, 49)
             fine = points.view(-1, SIDE**2)
-            fine.addmm_(coarse, _interpolation(noise.device), alpha=self.elastic * pixel)
+            fine.addmm_(coarse, _interpolation(noise.device), alpha=self.elastic * PIXEL)
         square = images.view(-1, 1, SIDE, SIDE)
         return F.grid_sample(square, points.permute(0, 2, 3, 1), align_corners=False).flatten(1)
 

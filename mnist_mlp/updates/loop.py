@@ -359,24 +359,3 @@ def make_updates(
                 adam(net.theta, net.gradient, first, second, how, rate, t + batch + 1)
             else:
                 sgd(net.theta, net.gradient, first, how, rate)
-
-
-def list_lit(images: Array, scale: float, like: Array) -> Lists:
-    """The pixels of images (N, D) that are not 0: starts (N + 1,), inputs and values.
-
-    Those of image i are at starts[i]:starts[i + 1]. Pixels are counted from 1, and their values
-    divided by the scale, in the dtype of `like`.
-    """
-    lit, number = 0, like.dtype.type
-    for i in range(images.shape[0]):
-        for pixel in range(images.shape[1]):
-            lit += images[i, pixel] != 0
-    starts = np.zeros(images.shape[0] + 1, np.int64)
-    inputs, values = np.zeros(lit + 1, np.uint16), np.zeros(lit + 1, like.dtype)
-    n = 0
-    for i in range(images.shape[0]):
-        for pixel in range(images.shape[1]):  # each is written, and stays if it is lit
-            inputs[n], values[n] = pixel + 1, number(images[i, pixel]) / number(scale)
-            n += images[i, pixel] != 0
-        starts[i + 1] = n
-    return starts, inputs, values

@@ -118,7 +118,7 @@ MUTATIONS = [
     (5, "steps/loss.py", LOSS, "-F.cross_entropy(logits, labels)"),
     (5, "steps/loss.py", LOSS, "F.cross_entropy(logits, labels, reduction='sum')"),
     (5, "steps/loss.py", LOSS, "F.cross_entropy(logits, labels, label_smoothing=0.1)"),
-    (6, "steps/backprop.py", "torch.where(a > 0, da, 0)", "da"),
+    (6, "steps/backprop.py", "da.mul_(a.sign())", "da"),
     (6, "steps/backprop.py", ".div_(len(labels))", ""),
     (6, "steps/backprop.py", "- one_hot[labels]", "+ one_hot[labels]"),
     (
