@@ -283,34 +283,26 @@ def forward_pass(net: Network, norms: Norms, lit: Lists, size: int, examples: in
 
 @inlined
 def backward_pass(
-    net: Network, norms: Norms, size: int, examples: int, factor: float, target: Array
+    net: Network, norms: Norms, lit: Lists, size: int, examples: int, factor: float, target: Array
 ) -> None:
-    """Step 6: ∂L/∂z of each layer, from the last one's."""
-    for k in range(len(net.shapes) - 1, 0, -1):
+    """Step 6, from the last layer's ∂L/∂z: add factor · ∂L/∂θ of each layer to the target."""
+    for k in range(len(net.shapes) - 1, -1, -1):
         theta, dz = theta_of(net.theta, net.shapes, k), rows_of(net.z, net.shapes, k, size)
-        before = rows_of(net.z, net.shapes, k - 1, size)
+        inputs, values = (lit[1], lit[2]) if k == 0 else (net.inputs, net.values)
+        before = rows_of(net.z, net.shapes, max(k - 1, 0), size)
+        if k > 0:
+            for e in range(examples):
+                backward(net.begins[k, e], net.ends[k, e], inputs, theta, dz[e], before[e])
+        changed = theta_of(target, net.shapes, k)
         for e in range(examples):
             begin, end = net.begins[k, e], net.ends[k, e]
-            backward(begin, end, net.inputs, theta, dz[e], before[e])
-        if norms is not None:
+            add_gradient(begin, end, inputs, values, factor, dz[e], changed)
+        if norms is not None and k > 0:
             normal = rows_of(norms[0], net.shapes, k - 1, size)
             running = rows_of(norms[1], net.shapes, k - 1, 3)
             theta = theta_of(net.theta, net.shapes, k - 1)
             changed = theta_of(target, net.shapes, k - 1)
             normalize_backward(before[:examples], normal, theta, running[2], factor, changed)
-
-
-@inlined
-def add_gradients(
-    net: Network, lit: Lists, size: int, examples: int, factor: float, target: Array
-) -> None:
-    """Step 6, to its end: add factor · ∂L/∂θ of each layer to the target."""
-    for k in range(len(net.shapes)):
-        changed, dz = theta_of(target, net.shapes, k), rows_of(net.z, net.shapes, k, size)
-        inputs, values = (lit[1], lit[2]) if k == 0 else (net.inputs, net.values)
-        for e in range(examples):
-            begin, end = net.begins[k, e], net.ends[k, e]
-            add_gradient(begin, end, inputs, values, factor, dz[e], changed)
 
 
 def make_updates(
@@ -351,8 +343,7 @@ def make_updates(
         forward_pass(net, norms, lit, size, examples)
         for e in range(examples):
             loss_gradient(z[e], logits[start + e], labels[start + e], examples)
-        backward_pass(net, norms, size, examples, factor, target)
-        add_gradients(net, lit, size, examples, factor, target)
+        backward_pass(net, norms, lit, size, examples, factor, target)
         if how is not None:
             first, second = net.moments[0], net.moments[1]
             if how.adaptive:

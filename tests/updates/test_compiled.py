@@ -288,10 +288,16 @@ def package(tmp_path: Path) -> Path:
 
 
 def test_machine_code_is_kept_and_made_anew_where_it_is_damaged(package: Path) -> None:
-    """Two first starts at once, then a damaged file of each kind."""
+    """Two first starts at once, a machine of another kind, a damaged file of each sort."""
     both = [start(package) for _ in range(2)]
     (total, _), (other, _) = (result(process) for process in both)
     assert total == other
+    assert result(start(package)) == (total, True)
+    other_kind = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    for kept_before in (False, True):
+        rounded_otherwise, hit = result(start(package, **other_kind))
+        assert rounded_otherwise == pytest.approx(total)
+        assert hit == kept_before
     assert result(start(package)) == (total, True)
     kept = list((package / "mnist_mlp/updates/__pycache__").glob("*.nb?"))
     assert {path.suffix for path in kept} == {".nbi", ".nbc"}
