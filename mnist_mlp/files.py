@@ -1,9 +1,22 @@
 """Writing files so that a crash cannot leave one half-written."""
 
 import os
+import re
 import secrets
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+
+
+def half_written(folder: Path, names: str) -> Iterator[Path]:
+    """What `write_atomically` leaves in a folder when its process is killed.
+
+    Args:
+        folder: Where it wrote.
+        names: A regular expression for the names of the files that it wrote.
+    """
+    left = re.compile(rf"\.({names})\.[0-9a-f]{{8}}\.tmp")
+    return (path for path in folder.glob(".*.tmp") if left.fullmatch(path.name))
 
 
 def write_atomically(path: Path, content: bytes) -> None:

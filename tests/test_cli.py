@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from scripts.forked import Mark
 from tests.conftest import Outcome, Program
@@ -404,3 +405,18 @@ def test_a_write_that_the_system_refuses_is_exit_5_and_leaves_the_last_good() ->
     assert "checkpoints/epoch-001.safetensors: File too large" in outcome.err
     assert len(outcome.err.splitlines()) == 1
     assert list(Path("runs/digits-001/checkpoints").iterdir()) == []
+
+
+def test_eval_takes_the_device_of_the_config_unless_told_otherwise(
+    run: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def note(name: str) -> torch.device:
+        asked.append(name)
+        return torch.device("cpu")
+
+    assert run(*QUICK, "--device", "cpu", "--run-dir", "run").code == 0
+    monkeypatch.setattr("mnist_mlp.runs.environment.resolve_device", note)
+    assert run("eval", "run").code == run("eval", "run", "--device", "cuda").code == 0
+    assert asked == ["cpu", "cuda"]

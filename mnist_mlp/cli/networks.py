@@ -111,8 +111,8 @@ def evaluate(
         from mnist_mlp.runs.environment import cpu_threads, resolve_device, threads_of
         from mnist_mlp.steps.evaluate import evaluate_model
 
-        torch_device = resolve_device(device or "auto")
         checkpoint = common.read_checkpoint(target, best)
+        torch_device = resolve_device(device or checkpoint.config.device)
         data = common.read_data(checkpoint.config, root)
         model, examples = checkpoint.model.to(torch_device), data.to(torch_device).split(split)
         with cpu_threads(threads_of(checkpoint.config)):  # as in training, for equal results

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from mnist_mlp.errors import CheckpointError, RunInUseError, UsageError
+from mnist_mlp.files import half_written
 
 if TYPE_CHECKING:
     from mnist_mlp.steps.train import EpochResult
@@ -129,7 +130,10 @@ def _lock(directory: Path) -> Iterator[None]:
     """
     try:
         with FileLock(directory / ".lock", blocking=False):
-            for left in [*directory.glob(".*.tmp"), *directory.glob("checkpoints/.*.tmp")]:
+            written = r"config\.yaml|environment\.json|metrics\.jsonl"
+            for left in half_written(directory, written):
+                left.unlink()
+            for left in half_written(directory / "checkpoints", _CHECKPOINT.pattern):
                 left.unlink()
             yield
     except Timeout:

@@ -31,7 +31,7 @@ class Record:
         self.directory, self.learner, self.config = directory, learner, learner.config
         self.reported = directory if kept else None
         """The directory to tell people; None in a dry run, and without a directory."""
-        self.examples = len(data.train.labels)
+        self.examples, self.test = len(data.train.labels), data.test
         self.parameters = sum(layer.parameters for layer in count_parameters(learner.model))
         self.data_hashes = {name: _sha256(*split) for name, split in data.splits().items()}
         self.environment = describe_environment(self.config.seed, data.train.labels.device) | {

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from mnist_mlp.errors import CheckpointError, DataError, UsageError
 from mnist_mlp.runs.checkpoint import Checkpoint
 from mnist_mlp.runs.directory import list_checkpoints, read_rows
 from mnist_mlp.runs.record import Record
+from mnist_mlp.steps.evaluate import evaluate_model
 from mnist_mlp.steps.train import EpochResult, Position
 
 log = logging.getLogger(__name__)
@@ -57,6 +59,10 @@ def resume_run(checkpoint: Checkpoint, record: Record) -> tuple[Position, float]
             break
         # It is damaged, or it would have been chosen. It must not be chosen next time either.
         newer.replace(newer.with_name(f"{newer.name}.damaged"))
+    if rows[-1].epoch == record.config.train.epochs and rows[-1].test_loss is None:
+        # Nothing is left to train, and this was not the last epoch when it was trained.
+        tested = evaluate_model(record.learner.updater.network(), *record.test)
+        rows[-1] = replace(rows[-1], test_loss=tested.loss, test_accuracy=tested.accuracy)
     record.begin(rows)
     return position, seconds
 

@@ -6,8 +6,12 @@ from mnist_mlp.constants import SIDE
 from mnist_mlp.updates.loop import Array, Lists, disjoint, inlined
 
 
-@inlined
-def _listed(images: Array, scale: float, like: Array) -> Lists:
+def list_lit(images: Array, scale: float, like: Array) -> Lists:
+    """The pixels of images (N, D) that are not 0: starts (N + 1,), inputs and values.
+
+    Those of image i are at starts[i]:starts[i + 1]. Pixels are counted from 1, and their values
+    divided by the scale, in the dtype of `like`.
+    """
     lit, number = 0, like.dtype.type
     for n in range(images.shape[0]):
         for pixel in range(images.shape[1]):
@@ -24,13 +28,7 @@ def _listed(images: Array, scale: float, like: Array) -> Lists:
     return starts, inputs, values
 
 
-def list_lit(images: Array, scale: float, like: Array) -> Lists:
-    """The pixels of images (N, D) that are not 0: starts (N + 1,), inputs and values.
-
-    Those of image i are at starts[i]:starts[i + 1]. Pixels are counted from 1, and their values
-    divided by the scale, in the dtype of `like`.
-    """
-    return _listed(images, scale, like)
+_list_lit = inlined(list_lit)
 
 
 @disjoint
@@ -76,4 +74,4 @@ def list_deformed(pixels: Array, index: Array, maps: Array, like: Array) -> List
             y0 = (maps[n, 1, 1] * across[y] + maps[n, 1, 2]) * half + shift
             row = deformed[n, y * SIDE : (y + 1) * SIDE]
             _resample(framed, across, dx, x0, dy, y0, row)
-    return _listed(deformed, 1.0, like)
+    return _list_lit(deformed, 1.0, like)

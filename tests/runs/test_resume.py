@@ -322,12 +322,52 @@ def test_rows_before_a_torn_one_are_kept_and_the_first_is_needed() -> None:
         resumed(digits("train.epochs=5"), "run")
 
 
-def test_half_written_files_are_swept() -> None:
+def test_half_written_files_are_swept_and_those_of_others_stay() -> None:
     train_model(digits(), "run")
-    for folder in ("run", "run/checkpoints"):
-        Path(folder, ".epoch-004.safetensors.x.tmp").touch()
+    ours = [
+        ".config.yaml.0123abcd.tmp",
+        ".metrics.jsonl.0123abcd.tmp",
+        "checkpoints/.epoch-004.safetensors.0123abcd.tmp",
+        "checkpoints/.epoch-004-update-58.safetensors.0123abcd.tmp",
+    ]
+    others = [".notes.tmp", ".notes.0123abcd.tmp", "checkpoints/.epoch-004.safetensors.x.tmp"]
+    for name in ours + others:
+        Path("run", name).touch()
     resumed(digits(), "run")
-    assert list(Path("run").rglob("*.tmp")) == []
+    assert {str(path.relative_to("run")) for path in Path("run").rglob("*.tmp")} == set(others)
+
+
+@pytest.mark.parametrize("validation", ["0", "137"])
+@pytest.mark.parametrize("test_each_epoch", ["false", "true"])
+@pytest.mark.parametrize(
+    ("state", "epochs"),
+    [("begun", 3), ("within", 3), ("done", 3), ("done", 5), ("lost", 2), ("lost", 3)],
+)
+def test_every_state_can_be_resumed_and_ends_as_any_run(
+    state: str, epochs: int, test_each_epoch: str, validation: str, run: Callable[..., Outcome]
+) -> None:
+    """Just begun, within an epoch, done, and done but with the last checkpoint lost."""
+    overrides = (f"train.test_each_epoch={test_each_epoch}", f"data.validation={validation}")
+    if state == "begun":
+        events = run_events(digits(*overrides), "run")
+        for _ in range(2):
+            next(events)
+        events.close()
+    elif state == "within":
+        stopped_after(2, digits(*overrides, "checkpoint.every_epochs=2"), "run")
+    else:
+        train_model(digits(*overrides), "run")
+    if state == "lost":
+        Path("run/checkpoints/epoch-003.safetensors").unlink()
+    outcome = run("train", "--resume", "run", f"train.epochs={epochs}", "--json")
+    assert outcome.code == 0, outcome
+    result = json.loads(outcome.out)
+    assert result["epochs"] == epochs == len(rows(Path("run"))) - 1
+    evaluation = run("eval", "run", "--json")
+    assert json.loads(evaluation.out)["accuracy"] == result["test_accuracy"]
+    assert json.loads(evaluation.out)["loss"] == pytest.approx(result["test_loss"])
+    assert rows(Path("run"))[-1]["test_accuracy"] == result["test_accuracy"]
+    assert run("runs", "run").code == 0
 
 
 def test_one_trainer_in_a_run_directory() -> None:
