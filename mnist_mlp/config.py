@@ -105,7 +105,7 @@ class TrainConfig(Section):
     """Examples in one update; the last mini-batch of an epoch may be smaller."""
     backward: Literal["auto", "chain_rule", "autograd"] = "auto"
     """`auto`: the fastest way that gives the same updates. `chain_rule`: the lesson's formulas,
-    step by step (steps/backprop.py and torch.optim). `autograd`: PyTorch's."""
+    step by step (steps/backprop.py, steps/optimizer.py). `autograd`: PyTorch's."""
     test_each_epoch: bool = True
     """Evaluate on the test set after every epoch, as the lesson does; false: once, at the end."""
 
@@ -174,7 +174,7 @@ class Config(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: CUDA if a CUDA device is available, else the CPU."""
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """CPU threads of one operation; null: one or two, by a fixed rule."""
+    """CPU threads of one PyTorch operation; null: one or two, by a fixed rule."""
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig()

@@ -9,12 +9,7 @@ from pathlib import Path
 
 
 def half_written(folder: Path, names: str) -> Iterator[Path]:
-    """What `write_atomically` leaves in a folder when its process is killed.
-
-    Args:
-        folder: Where it wrote.
-        names: A regular expression for the names of the files that it wrote.
-    """
+    """What a killed `write_atomically` has left of files whose names match a regular expression."""
     left = re.compile(rf"\.({names})\.[0-9a-f]{{8}}\.tmp")
     return (path for path in folder.glob(".*.tmp") if left.fullmatch(path.name))
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
@@ -23,8 +23,15 @@ from mnist_mlp.updates.ranks import processes
 from mnist_mlp.updates.regularized import AveragingUpdater, DeformingUpdater, named_floats
 from mnist_mlp.updates.shared import SharedUpdater
 
+if TYPE_CHECKING:
+    from mnist_mlp.updates.compiled import CompiledUpdater
+
+UpdaterKind = Literal["compiled", "graphed", "shared", "torch"]
+OptimizerState = MutableMapping[Any, dict[str, Tensor]]
 WIDE_WEIGHTS, WIDE_BATCH = 400_000, 256
 """For networks of more weights, with batches of at least so many, PyTorch's products are faster."""
+MAX_WIDTH = 65_000
+"""The compiled loop counts a layer's inputs in 16 bits."""
 SHORT_EXAMPLES, SHORT_UPDATES = 10_000, 500
 """An epoch of fewer examples and updates is over sooner than the compiled loop is loaded."""
 
@@ -36,7 +43,7 @@ class Learner:
     config: Config
     model: nn.Sequential
     updater: Updater
-    optimizer_state: MutableMapping[Any, dict[str, Tensor]]
+    optimizer_state: OptimizerState
     """For each parameter, what the optimizer keeps, by name; as `torch.optim.Optimizer.state`."""
     learning_rates: Iterator[float]
     backward: str
@@ -89,13 +96,22 @@ def assemble(config: Config, data: Dataset) -> Learner:
     """Build the network of a config, on the data's device, and what trains it."""
     device, size = data.train.labels.device, config.train.batch_size
     sizes, activation = config.model.layer_sizes, config.model.activation
-    model = build_mlp(sizes, activation, config.seed, batch_norm=config.model.batch_norm).to(device)
+
+    def new_model() -> nn.Sequential:
+        norm = config.model.batch_norm
+        return build_mlp(sizes, activation, config.seed, batch_norm=norm).to(device)
+
+    model = new_model()
     kind, problem = updater_kind(config, device.type), None
+    updater: Updater
+    state: OptimizerState
     if kind == "compiled":
         try:
-            updater, state, backward = *_compiled_updater(config, model, data), "compiled"
-        except Exception as error:  # Numba is missing or broken
+            compiled = _compiled_updater(config, model, data)
+            updater, state, backward = compiled, compiled.state, "compiled"
+        except Exception as error:  # Numba is missing, or fails to import or to compile
             kind, problem = "torch", f"{type(error).__name__}: {error}".partition("\n")[0]
+            model = new_model()  # the other one may be laid out half
     if kind != "compiled":
         updater, state, backward = _torch_updater(kind, config, model, data)
     if config.optimizer.average:
@@ -113,9 +129,6 @@ def assemble(config: Config, data: Dataset) -> Learner:
     return Learner(config, model, updater, state, rates, backward, problem)
 
 
-UpdaterKind = Literal["compiled", "graphed", "shared", "torch"]
-
-
 def updater_kind(config: Config, device: str) -> UpdaterKind:
     """How a config's updates are made: by the number of processes, cpu or cuda, and fixed rules."""
     sizes, size = config.model.layer_sizes, config.train.batch_size
@@ -126,41 +139,38 @@ def updater_kind(config: Config, device: str) -> UpdaterKind:
         return "graphed"
     short = examples < min(SHORT_EXAMPLES, SHORT_UPDATES * size)
     wide = size >= WIDE_BATCH and sum(map(math.prod, pairwise(sizes))) > WIDE_WEIGHTS
+    wide = wide or max(sizes) > MAX_WIDTH
     stack = config.model.activation == "relu" or len(sizes) == 2
     compiled = config.train.backward == "auto" and stack and not (short or wide)
     return "compiled" if compiled else "torch"
 
 
-def _compiled_updater(
-    config: Config, model: nn.Sequential, data: Dataset
-) -> tuple[Updater, MutableMapping[Any, dict[str, Tensor]]]:
+def _compiled_updater(config: Config, model: nn.Sequential, data: Dataset) -> "CompiledUpdater":
     from mnist_mlp.updates.compiled import CompiledUpdater
-    from mnist_mlp.updates.loop import Optimizer
+    from mnist_mlp.updates.loop import OptimizerSettings
 
     how = config.optimizer
-    optimizer = Optimizer(
-        adaptive=how.name != "sgd",
-        decoupled=how.name == "adamw",
-        momentum=how.momentum,
-        nesterov=how.nesterov,
-        weight_decay=how.weight_decay,
-    )
-    updater = CompiledUpdater(
+    return CompiledUpdater(
         model,
-        optimizer,
+        OptimizerSettings(
+            adaptive=how.name != "sgd",
+            decoupled=how.name == "adamw",
+            momentum=how.momentum,
+            nesterov=how.nesterov,
+            weight_decay=how.weight_decay,
+        ),
         data.train,
         config.train.batch_size,
         deformation=_deformation(config),
         seed=config.seed,
         every_batch=how.average > 0,
     )
-    return updater, updater.state
 
 
 def _torch_updater(
     kind: UpdaterKind, config: Config, model: nn.Sequential, data: Dataset
-) -> tuple[Updater, MutableMapping[Any, dict[str, Tensor]], str]:
-    """With the optimizer's state, and how gradients are computed."""
+) -> tuple[Updater, OptimizerState, str]:
+    """The updater, the optimizer's state, and how gradients are computed."""
     optimizer = build_optimizer(
         model.parameters(),
         **config.optimizer.model_dump(exclude={"average"}),
@@ -169,15 +179,8 @@ def _torch_updater(
     by_hand = config.train.backward != "autograd" and config.model.is_linear_relu_stack
     gradients = chain_rule(model) if by_hand else autograd(model)
     classes = {"graphed": GraphedUpdater, "shared": SharedUpdater, "torch": DeformingUpdater}
-    updater = classes[kind](
-        model,
-        optimizer,
-        gradients,
-        data.train,
-        config.train.batch_size,
-        deformation=_deformation(config),
-        seed=config.seed,
-    )
+    size, deformation, seed = config.train.batch_size, _deformation(config), config.seed
+    updater = classes[kind](model, optimizer, gradients, data.train, size, deformation, seed)
     return updater, optimizer.state, "chain_rule" if by_hand else "autograd"
 
 

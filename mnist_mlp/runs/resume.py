@@ -86,7 +86,7 @@ def _changes(was: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     for key in ("device", "device_name", "cpu_capability", "threads", "processes", "backward"):
         if was.get(key) != now[key]:
             yield f"{key} was {was.get(key)}, is {now[key]}"
-    for package in ("torch", "numba")[: 1 + (now["backward"] == "compiled")]:
+    for package in ["torch", *["numba"] * (now["backward"] == "compiled")]:
         version_was, version = was.get("versions", {}).get(package), now["versions"].get(package)
         if version_was != version:
             yield f"{package} was {version_was}, is {version}"

@@ -230,6 +230,8 @@ def _checkpoint_of_rank_0(run_dir: Path | None, device: torch.device) -> Checkpo
 def _result(record: Record, dataset: str, seconds: float) -> RunResult:
     untrained, final = record.rows[0], record.rows[-1]
     network = record.learner.updater.network()
+    for parameter in network.parameters():  # no views of larger tensors any more
+        parameter.data = parameter.detach().clone(memory_format=torch.contiguous_format)
     return RunResult(
         run_dir=record.reported,
         dataset=dataset,

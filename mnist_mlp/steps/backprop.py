@@ -63,7 +63,7 @@ def chain_rule(model: nn.Sequential) -> Backward:
             torch.sum(dz, dim=0, out=b.grad)  # ∂z/∂b is 1
             if k > 0:
                 da = dz @ W  # ∂z/∂a is W
-                dz = da.mul_(a.sign())  # ∂a/∂z is 1 where the neuron fired, a > 0, and else 0
+                dz = da.mul_(a.sign())  # ∂a/∂z is 1 where the neuron fired (a > 0), else 0
         return logits
 
     return backward

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR,
 
 
 class GradientDescent(Optimizer):
-    """The lesson's update; `torch.optim.SGD` without momentum or weight decay."""
+    """The lesson's update; `torch.optim.SGD` without momentum or weight decay, and only `step`."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> None:
         # `Optimizer.__init__` would import PyTorch's compiler, which takes a second.

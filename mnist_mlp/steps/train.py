@@ -90,7 +90,7 @@ class Updater(Protocol):
     def run_epoch(
         self, epoch: int, order: Tensor, learning_rates: Sequence[float], done: int, logits: Tensor
     ) -> Iterator[int]:
-        """Make an epoch's updates. Yields the number of the newest batch, from 0, now and then.
+        """Make an epoch's updates. Yields the newest batch's number, from 0: often, and the last.
 
         Args:
             epoch: From 1.

@@ -1,18 +1,18 @@
-"""Lists of the pixels of images that are not 0, as the compiled loop reads them."""
+"""Images for the compiled loop: lists of their pixels that are not 0, and deformed images."""
 
 import numpy as np
 
 from mnist_mlp.constants import SIDE
-from mnist_mlp.updates.loop import Array, Lists, disjoint, inlined
+from mnist_mlp.updates.loop import Array, disjoint
 
 
-def list_lit(images: Array, scale: float, like: Array) -> Lists:
+def list_lit(images: Array, scale: float, like: Array) -> tuple[Array, Array, Array]:
     """The pixels of images (N, D) that are not 0: starts (N + 1,), inputs and values.
 
     Those of image i are at starts[i]:starts[i + 1]. Pixels are counted from 1, and their values
     divided by the scale, in the dtype of `like`.
     """
-    lit, number = 0, like.dtype.type
+    lit, real = 0, like.dtype.type
     for n in range(images.shape[0]):
         for pixel in range(images.shape[1]):
             lit += images[n, pixel] != 0
@@ -22,13 +22,10 @@ def list_lit(images: Array, scale: float, like: Array) -> Lists:
     for n in range(images.shape[0]):
         for pixel in range(images.shape[1]):
             if images[n, pixel] != 0:
-                inputs[at], values[at] = pixel + 1, number(images[n, pixel]) / number(scale)
+                inputs[at], values[at] = pixel + 1, real(images[n, pixel]) / real(scale)
                 at += 1
         starts[n + 1] = at
     return starts, inputs, values
-
-
-_list_lit = inlined(list_lit)
 
 
 @disjoint
@@ -36,16 +33,16 @@ def _resample(
     framed: Array, x: Array, dx: float, x0: float, dy: float, y0: float, row: Array
 ) -> None:
     """A row of a deformed image: its values at (dx·x + x0, dy·x + y0) in the framed one."""
-    number = row.dtype.type
+    real = row.dtype.type
     for j in range(SIDE):
         px, py = dx * x[j] + x0, dy * x[j] + y0
         # What lies beyond the frame is as dark as the frame. (`min` and `max` take longer.)
-        px = px if px > number(0) else number(0)
-        py = py if py > number(0) else number(0)
-        px = px if px < number(SIDE + 1) else number(SIDE + 1)
-        py = py if py < number(SIDE + 1) else number(SIDE + 1)
+        px = px if px > real(0) else real(0)
+        py = py if py > real(0) else real(0)
+        px = px if px < real(SIDE + 1) else real(SIDE + 1)
+        py = py if py < real(SIDE + 1) else real(SIDE + 1)
         left, top = np.uint32(px), np.uint32(py)
-        right, below = px - number(left), py - number(top)
+        right, below = px - real(left), py - real(top)
         i = np.uint64(top * np.uint32(SIDE + 2) + left)
         a, b = framed[i], framed[i + np.uint64(1)]
         c, d = framed[i + np.uint64(SIDE + 2)], framed[i + np.uint64(SIDE + 3)]
@@ -53,20 +50,20 @@ def _resample(
         row[j] = upper + below * (lower - upper)
 
 
-def list_deformed(pixels: Array, index: Array, maps: Array, like: Array) -> Lists:
-    """`list_lit` of the images pixels[index], (N, 784) from 0 to 255, each deformed by its map.
+def deform(pixels: Array, index: Array, maps: Array, like: Array) -> Array:
+    """The images pixels[index] from 0 to 255, each deformed by its map: (N, 784) from 0 to 1.
 
     The maps (N, 2, 3) are those of `Deformation.maps`.
     """
-    number, frame = like.dtype.type, SIDE + 2
+    real, frame = like.dtype.type, SIDE + 2
     deformed = np.empty((len(index), SIDE * SIDE), like.dtype)
     framed = np.zeros(frame * frame + frame + 1, like.dtype)  # an image in a frame of dark pixels
     across = ((np.arange(SIDE) + 0.5) * (2 / SIDE) - 1).astype(like.dtype)
-    half, shift = number(SIDE / 2), number(SIDE / 2 + 0.5)  # from −1 to 1 to pixels of the frame
+    half, shift = real(SIDE / 2), real(SIDE / 2 + 0.5)  # from −1 to 1 to pixels of the frame
     for n in range(len(index)):
         for y in range(SIDE):
             for x in range(SIDE):
-                value = number(pixels[index[n], y * SIDE + x]) / number(255)
+                value = real(pixels[index[n], y * SIDE + x]) / real(255)
                 framed[(y + 1) * frame + x + 1] = value
         dx, dy = maps[n, 0, 0] * half, maps[n, 1, 0] * half
         for y in range(SIDE):
@@ -74,4 +71,4 @@ def list_deformed(pixels: Array, index: Array, maps: Array, like: Array) -> List
             y0 = (maps[n, 1, 1] * across[y] + maps[n, 1, 2]) * half + shift
             row = deformed[n, y * SIDE : (y + 1) * SIDE]
             _resample(framed, across, dx, x0, dy, y0, row)
-    return _list_lit(deformed, 1.0, like)
+    return deformed

@@ -1,12 +1,10 @@
 """The lesson's Step 8 as loops over the examples of a batch, for Numba to compile.
 
-`make_updates` is `steps.backprop.chain_rule` and Step 7's optimizers, equal to rounding, on one
-thread. It leaves out what is 0:
-
-- A dark pixel (four of five are), or a neuron that did not fire, adds nothing to the next z, and
-  the gradient of its weights is 0. So of each layer's inputs only those that are not 0 are listed.
-- The weights of an input lie together, as a row of θ = [b; Wᵀ], (1 + inputs, outputs).
-- Rows are padded with zeros to whole vector registers.
+`make_updates` makes the updates of `steps/`, equal to rounding, on one thread. It leaves out what
+is 0: a dark pixel (four of five are), or a neuron that did not fire, adds nothing to the next z,
+and the gradient of its weights is 0. So of each layer's inputs only those that are not 0 are
+listed. The weights of an input lie together, as a row of θ = [b; Wᵀ], (1 + inputs, outputs). Rows
+are padded with zeros to whole vector registers.
 """
 
 from collections.abc import Callable
@@ -52,32 +50,39 @@ def disjoint(function: Function) -> Function:
     return inner(function, pipeline_class=_DisjointArrays)
 
 
-class Network(NamedTuple):
-    """What the loop works on. Its arrays hold all layers, one after the other."""
+class Workspace(NamedTuple):
+    """The arrays of all layers, one layer after the other; B is the largest batch.
+
+    The inputs of layer k + 1 that are not 0 in example e, counted from 1, are
+    inputs[begins[k, e]:ends[k, e]], and values has their values. Layer 1's lists are elsewhere.
+    """
 
     shapes: Array  # (layers, 2): the rows of a layer's θ, and its padded outputs
     theta: Array  # per layer (1 + inputs, outputs): [b; Wᵀ], and with batch norm two rows, γ and β
     gradient: Array  # like theta: ∂L/∂θ; 0 between updates
     moments: Array  # (2, θ's length): what the optimizer keeps
     z: Array  # per layer (B, outputs): W·a + b, and then ∂L/∂z in its place
-    begins: Array  # (layers, B): inputs[begins[k, e]:ends[k, e]] are the inputs of layer k + 1
-    ends: Array  # (layers, B)    that are not 0 in example e,
-    inputs: Array  # counted from 1,
-    values: Array  # and these are their values; layer 1's are elsewhere
+    begins: Array  # (layers, B)
+    ends: Array  # (layers, B)
+    inputs: Array
+    values: Array
 
 
-class Optimizer(NamedTuple):
-    """Step 7's settings, as `build_optimizer` takes them."""
-
-    adaptive: bool  # adam or adamw
-    decoupled: bool  # adamw
-    momentum: float
-    nesterov: bool
-    weight_decay: float
+Norms = tuple[Array, Array] | None
+"""With batch norm: like `Workspace.z`, z normalised; and per layer (3, outputs), the running mean,
+the running variance, and the deviation of this batch's z."""
+Lists = tuple[Array, Array, Array]
+"""Layer 1's lists for N examples: begins and ends (2, N), inputs, values; as in `Workspace`."""
 
 
-SGD = Optimizer(False, False, 0.0, False, 0.0)
-"""Plain gradient descent."""
+class OptimizerSettings(NamedTuple):
+    """Step 7's settings, as `build_optimizer` takes them; by default plain gradient descent."""
+
+    adaptive: bool = False  # adam or adamw
+    decoupled: bool = False  # adamw
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
 
 
 @disjoint
@@ -124,10 +129,7 @@ def loss_gradient(z: Array, logits: Array, label: int, examples: int) -> None:
         z[c] = np.exp(z[c] - largest)
         total += z[c]
     for c in range(classes):
-        z[c] /= total
-    z[label] -= 1
-    for c in range(classes):
-        z[c] /= z.dtype.type(examples)
+        z[c] = (z[c] / total - (c == label)) / z.dtype.type(examples)
     for j in range(classes, len(z)):
         z[j] = 0
 
@@ -161,22 +163,22 @@ def add_gradient(
 @inner
 def normalize(z: Array, normal: Array, theta: Array, running: Array) -> None:
     """Batch normalisation: z becomes γ · (z − mean) / deviation + β, over the batch."""
-    examples, number = z.shape[0], z.dtype.type
+    examples, real = z.shape[0], z.dtype.type
     gamma, beta, deviation, mean = theta[-2], theta[-1], running[2], np.zeros_like(z[0])
     for e in range(examples):
         for j in range(len(mean)):
-            mean[j] += z[e, j] / number(examples)
+            mean[j] += z[e, j] / real(examples)
     for j in range(len(mean)):
         deviation[j] = 0
     for e in range(examples):
         for j in range(len(mean)):
             normal[e, j] = z[e, j] - mean[j]
-            deviation[j] += normal[e, j] * normal[e, j] / number(examples)
+            deviation[j] += normal[e, j] * normal[e, j] / real(examples)
     for j in range(len(mean)):  # BatchNorm1d's own constants
-        unbiased = deviation[j] * number(examples / (examples - 1))
-        running[0, j] += number(0.1) * (mean[j] - running[0, j])
-        running[1, j] += number(0.1) * (unbiased - running[1, j])
-        deviation[j] = np.sqrt(deviation[j] + number(1e-5))
+        unbiased = deviation[j] * real(examples / (examples - 1))
+        running[0, j] += real(0.1) * (mean[j] - running[0, j])
+        running[1, j] += real(0.1) * (unbiased - running[1, j])
+        deviation[j] = np.sqrt(deviation[j] + real(1e-5))
     for e in range(examples):
         for j in range(len(mean)):
             normal[e, j] /= deviation[j]
@@ -188,7 +190,7 @@ def normalize_backward(
     dz: Array, normal: Array, theta: Array, deviation: Array, factor: float, target: Array
 ) -> None:
     """∂L/∂z before normalisation, in place of that after it; γ's and β's gradients to target."""
-    examples, number, gamma = dz.shape[0], dz.dtype.type, theta[-2]
+    examples, real, gamma = dz.shape[0], dz.dtype.type, theta[-2]
     d_gamma, d_beta = np.zeros_like(gamma), np.zeros_like(gamma)
     for e in range(examples):
         for j in range(len(gamma)):
@@ -196,7 +198,7 @@ def normalize_backward(
             d_beta[j] += dz[e, j]
     for e in range(examples):
         for j in range(len(gamma)):
-            mean = (d_beta[j] + normal[e, j] * d_gamma[j]) / number(examples)
+            mean = (d_beta[j] + normal[e, j] * d_gamma[j]) / real(examples)
             dz[e, j] = gamma[j] / deviation[j] * (dz[e, j] - mean)
     for j in range(len(gamma)):
         target[-2, j] += factor * d_gamma[j]
@@ -205,14 +207,20 @@ def normalize_backward(
 
 @disjoint
 def adam(
-    theta: Array, gradient: Array, mean: Array, square: Array, how: Optimizer, rate: float, t: int
+    theta: Array,
+    gradient: Array,
+    mean: Array,
+    square: Array,
+    how: OptimizerSettings,
+    rate: float,
+    t: int,
 ) -> None:
     """`torch.optim.Adam` or AdamW: update t, counted from 1. The gradient becomes 0."""
-    number = theta.dtype.type
-    l2 = number(0 if how.decoupled else how.weight_decay)
-    keep = number(1 - rate * how.weight_decay if how.decoupled else 1)
-    step, unbias = number(rate / (1 - 0.9**t)), number(1 / np.sqrt(1 - 0.999**t))
-    to_mean, to_square, epsilon = number(1 - 0.9), number(1 - 0.999), number(1e-8)
+    real = theta.dtype.type
+    l2 = real(0 if how.decoupled else how.weight_decay)
+    keep = real(1 - rate * how.weight_decay if how.decoupled else 1)
+    step, unbias = real(rate / (1 - 0.9**t)), real(1 / np.sqrt(1 - 0.999**t))
+    to_mean, to_square, epsilon = real(1 - 0.9), real(1 - 0.999), real(1e-8)
     for j in range(len(theta)):
         g = gradient[j] + l2 * theta[j]
         mean[j] += to_mean * (g - mean[j])
@@ -222,10 +230,12 @@ def adam(
 
 
 @disjoint
-def sgd(theta: Array, gradient: Array, velocity: Array, how: Optimizer, rate: float) -> None:
+def sgd(
+    theta: Array, gradient: Array, velocity: Array, how: OptimizerSettings, rate: float
+) -> None:
     """`torch.optim.SGD`: W ← W − learning_rate · velocity. The gradient becomes 0."""
-    number = theta.dtype.type
-    decay, momentum, step = number(how.weight_decay), number(how.momentum), number(rate)
+    real = theta.dtype.type
+    decay, momentum, step = real(how.weight_decay), real(how.momentum), real(rate)
     for j in range(len(theta)):
         g = gradient[j] + decay * theta[j]
         gradient[j] = 0
@@ -255,60 +265,59 @@ def rows_of(flat: Array, shapes: Array, k: int, rows: int) -> Array:
     return flat[start : start + rows * width].reshape(rows, width)
 
 
-Lists = tuple[Array, Array, Array]
-"""Layer 1's lists for N examples: begins and ends (2, N), inputs, values; as in `Network`."""
-Norms = tuple[Array, Array] | None
-"""With batch norm: like `Network.z`, z less its mean, divided by its deviation; and per layer
-(3, outputs), the running mean and variance and the batch's deviation."""
-
-
 @inlined
-def forward_pass(net: Network, norms: Norms, lit: Lists, size: int, examples: int) -> None:
+def forward_pass(space: Workspace, norms: Norms, lit: Lists, size: int, examples: int) -> None:
     """Steps 2 and 3, layer after layer. The last layer's z are the logits."""
-    last = len(net.shapes) - 1
+    last = len(space.shapes) - 1
     for k in range(last + 1):
-        theta, z = theta_of(net.theta, net.shapes, k), rows_of(net.z, net.shapes, k, size)
-        inputs, values = (lit[1], lit[2]) if k == 0 else (net.inputs, net.values)
+        theta, z = theta_of(space.theta, space.shapes, k), rows_of(space.z, space.shapes, k, size)
+        inputs, values = (lit[1], lit[2]) if k == 0 else (space.inputs, space.values)
         for e in range(examples):
-            weighted_sum(net.begins[k, e], net.ends[k, e], inputs, values, theta, z[e])
+            weighted_sum(space.begins[k, e], space.ends[k, e], inputs, values, theta, z[e])
         if k == last:
             break
         if norms is not None:
-            normal = rows_of(norms[0], net.shapes, k, size)
-            running = rows_of(norms[1], net.shapes, k, 3)
+            normal = rows_of(norms[0], space.shapes, k, size)
+            running = rows_of(norms[1], space.shapes, k, 3)
             normalize(z[:examples], normal, theta, running)
         for e in range(examples):
-            net.ends[k + 1, e] = relu(z[e], net.begins[k + 1, e], net.inputs, net.values)
+            space.ends[k + 1, e] = relu(z[e], space.begins[k + 1, e], space.inputs, space.values)
 
 
 @inlined
 def backward_pass(
-    net: Network, norms: Norms, lit: Lists, size: int, examples: int, factor: float, target: Array
+    space: Workspace,
+    norms: Norms,
+    lit: Lists,
+    size: int,
+    examples: int,
+    factor: float,
+    target: Array,
 ) -> None:
     """Step 6, from the last layer's ∂L/∂z: add factor · ∂L/∂θ of each layer to the target."""
-    for k in range(len(net.shapes) - 1, -1, -1):
-        theta, dz = theta_of(net.theta, net.shapes, k), rows_of(net.z, net.shapes, k, size)
-        inputs, values = (lit[1], lit[2]) if k == 0 else (net.inputs, net.values)
-        before = rows_of(net.z, net.shapes, max(k - 1, 0), size)
+    for k in range(len(space.shapes) - 1, -1, -1):
+        theta, dz = theta_of(space.theta, space.shapes, k), rows_of(space.z, space.shapes, k, size)
+        inputs, values = (lit[1], lit[2]) if k == 0 else (space.inputs, space.values)
+        before = rows_of(space.z, space.shapes, max(k - 1, 0), size)
         if k > 0:
             for e in range(examples):
-                backward(net.begins[k, e], net.ends[k, e], inputs, theta, dz[e], before[e])
-        changed = theta_of(target, net.shapes, k)
+                backward(space.begins[k, e], space.ends[k, e], inputs, theta, dz[e], before[e])
+        changed = theta_of(target, space.shapes, k)
         for e in range(examples):
-            begin, end = net.begins[k, e], net.ends[k, e]
+            begin, end = space.begins[k, e], space.ends[k, e]
             add_gradient(begin, end, inputs, values, factor, dz[e], changed)
         if norms is not None and k > 0:
-            normal = rows_of(norms[0], net.shapes, k - 1, size)
-            running = rows_of(norms[1], net.shapes, k - 1, 3)
-            theta = theta_of(net.theta, net.shapes, k - 1)
-            changed = theta_of(target, net.shapes, k - 1)
+            normal = rows_of(norms[0], space.shapes, k - 1, size)
+            running = rows_of(norms[1], space.shapes, k - 1, 3)
+            theta = theta_of(space.theta, space.shapes, k - 1)
+            changed = theta_of(target, space.shapes, k - 1)
             normalize_backward(before[:examples], normal, theta, running[2], factor, changed)
 
 
 def make_updates(
-    net: Network,
+    space: Workspace,
     norms: Norms,
-    how: Optimizer | None,
+    how: OptimizerSettings | None,
     lit: Lists,
     labels: Array,
     logits: Array,
@@ -319,7 +328,7 @@ def make_updates(
     """Step 8: for each batch of N examples: forward pass, loss, backward pass, update.
 
     Args:
-        net: The network.
+        space: The network.
         norms: Batch normalisation; None without it.
         how: The optimizer; None is plain gradient descent, whose gradients are added to the
             weights example by example, which is for small batches: each addition rounds.
@@ -330,23 +339,23 @@ def make_updates(
         size: Examples in a batch; the last one may be smaller.
         t: Updates before these.
     """
-    number = net.theta.dtype.type
-    z = rows_of(net.z, net.shapes, len(net.shapes) - 1, size)
+    real = space.theta.dtype.type
+    z = rows_of(space.z, space.shapes, len(space.shapes) - 1, size)
     for batch in range(len(learning_rates)):
         start, rate = batch * size, learning_rates[batch]
         examples = min(size, len(labels) - start)
         for e in range(examples):
-            net.begins[0, e], net.ends[0, e] = lit[0][0, start + e], lit[0][1, start + e]
-        factor, target = number(1), net.gradient
+            space.begins[0, e], space.ends[0, e] = lit[0][0, start + e], lit[0][1, start + e]
+        factor, target = real(1), space.gradient
         if how is None:
-            factor, target = number(-rate), net.theta
-        forward_pass(net, norms, lit, size, examples)
+            factor, target = real(-rate), space.theta
+        forward_pass(space, norms, lit, size, examples)
         for e in range(examples):
             loss_gradient(z[e], logits[start + e], labels[start + e], examples)
-        backward_pass(net, norms, lit, size, examples, factor, target)
+        backward_pass(space, norms, lit, size, examples, factor, target)
         if how is not None:
-            first, second = net.moments[0], net.moments[1]
+            first, second = space.moments[0], space.moments[1]
             if how.adaptive:
-                adam(net.theta, net.gradient, first, second, how, rate, t + batch + 1)
+                adam(space.theta, space.gradient, first, second, how, rate, t + batch + 1)
             else:
-                sgd(net.theta, net.gradient, first, how, rate)
+                sgd(space.theta, space.gradient, first, how, rate)

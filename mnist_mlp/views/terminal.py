@@ -125,7 +125,7 @@ def _show_start(console: Console, start: "RunStart") -> None:
     )
     if problem := where["compiler_problem"]:
         console.print(
-            f"slowly    Numba does not work here, so PyTorch makes the updates: {problem}"
+            f"note      Numba does not work here, so PyTorch makes the updates: {problem}"
         )
     options = {
         "deformed images": any(config.augment.model_dump().values()),

@@ -100,7 +100,7 @@ def test_the_command_prints_a_table_and_json(run: Callable[..., Outcome]) -> Non
 
 SOFTMAX = "torch.softmax(logits, dim, out=out)"
 LOSS = "F.cross_entropy(logits, labels)"
-STEP = 'weight.sub_(weight.grad, alpha=group["lr"])'
+STEP = 'weight.sub_(weight.grad, alpha=self.param_groups[0]["lr"])'
 MUTATIONS = [
     (1, "steps/data.py", "pixels / 255 if", "pixels / 256 if"),
     (1, "steps/data.py", "pixels / 255 if", "pixels / 255 - 0.1307 if"),
@@ -131,8 +131,8 @@ MUTATIONS = [
     (7, "steps/optimizer.py", STEP, STEP.replace("alpha=", "alpha=2 * ")),
     (7, "steps/optimizer.py", STEP, f"weight.mul_(0.99); {STEP}"),
     (8, "steps/train.py", "self.optimizer.step()  # update", "pass"),
-    (8, "updates/loop.py", "z[c] /= z.dtype.type(examples)", "pass"),
-    (8, "updates/loop.py", "z[label] -= 1", "pass"),
+    (8, "updates/loop.py", " / z.dtype.type(examples)", ""),
+    (8, "updates/loop.py", " - (c == label)", ""),
     (8, "updates/loop.py", "for i in range(begin, end):", "for i in range(begin, end - 1):"),
     (8, "steps/loss.py", 'reduction="none")[0]', 'reduction="none")[0] / 2'),
     (

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import safetensors.torch
 import torch
 
 from mnist_mlp.config import ModelConfig, load_config
@@ -21,6 +22,7 @@ from mnist_mlp.steps.backprop import is_linear_relu_stack
 from mnist_mlp.steps.model import build_mlp
 from mnist_mlp.steps.optimizer import build_optimizer
 from mnist_mlp.steps.train import EpochResult, Updater
+from mnist_mlp.updates import compiled as compiled_module
 from mnist_mlp.updates.compiled import CompiledUpdater
 from mnist_mlp.updates.regularized import AveragingUpdater, DeformingUpdater
 from tests.conftest import REPOSITORY
@@ -125,6 +127,7 @@ def test_auto_takes_the_shortest_way_and_records_it(
         ("[784,512,256,10]", 255, "compiled"),
         ("[784,512,256,10]", 256, "torch"),
         ("[784,2048,1024,10]", 1, "compiled"),
+        ("[784,65001,10]", 1, "torch"),
     ],
 )
 def test_wide_networks_on_large_batches_are_left_to_matrix_products(
@@ -150,11 +153,31 @@ def test_without_numba_pytorch_makes_the_updates_and_a_line_says_so(
         env={**os.environ, "PYTHONPATH": str(package.parent)},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    (line,) = [line for line in outcome.stdout.splitlines() if line.startswith("slowly")]
+    (line,) = [line for line in outcome.stdout.splitlines() if line.startswith("note")]
     assert "Numba does not work here, so PyTorch makes the updates: " in line
     environment = json.loads(Path("runs/digits-001/environment.json").read_text())
     assert environment["compiler_problem"] in line
     assert environment["backward"] == "chain_rule"
+
+
+def test_a_loop_that_does_not_compile_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = (LONG, "train.epochs=1", "optimizer.name=adamw", "optimizer.learning_rate=0.001")
+    usual = train_model(digits(*overrides, "train.backward=chain_rule")).weights_sha256
+
+    def broken(*_: object) -> None:
+        raise MemoryError("LLVM")
+
+    monkeypatch.setattr(compiled_module._MAKE_UPDATES, "prepare", broken)
+    assert train_model(digits(*overrides)).weights_sha256 == usual
+
+
+def test_the_network_of_a_result_is_as_plain_as_any() -> None:
+    for overrides in ((LONG,), (LONG, "optimizer.name=adamw", "optimizer.average=0.9")):
+        model = train_model(digits(*overrides, "train.epochs=1")).model
+        assert safetensors.torch.save(model.state_dict())
+        for parameter in model.parameters():
+            assert parameter.is_contiguous()
+            assert parameter.untyped_storage().nbytes() == 4 * parameter.numel()
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
