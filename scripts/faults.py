@@ -55,14 +55,17 @@ from mnist_mlp.signals import STOP_SIGNALS
 from mnist_mlp.steps import data
 from mnist_mlp.steps import train as train_module
 from mnist_mlp.steps.optimizer import GradientDescent
+from mnist_mlp.updates.compiled import CompiledUpdater
 from scripts.forked import CONTEXT, TIMEOUT_S, Hook, Mark, Outcome, Program
 
 RUN = (
     "--config", "digits", "train.epochs=30", "train.batch_size=20", "optimizer.momentum=0.9",
     "optimizer.learning_rate=0.02", "data.validation=137", "checkpoint.keep=2",
 )  # fmt: skip
-FUSED = "optimizer.momentum=0.0"
+PLAIN = "optimizer.momentum=0.0"
 """Makes the run's updates those of plain gradient descent, which have a code of their own."""
+COMPILED = ("train.batch_size=2", PLAIN, "optimizer.learning_rate=0.003")
+"""Makes the run's epochs long enough for the compiled loop."""
 UPDATES_PER_EPOCH = 65
 
 
@@ -124,7 +127,7 @@ def mark_moments(mark: Mark) -> None:
 
 
 def _after_updates(call: Callable[[torch.Tensor], None]) -> None:
-    """Have each update call something with a tensor of the weights it made."""
+    """Have each update, or call of the compiled loop, call something with weights it made."""
     register_optimizer_step_post_hook(lambda opt, *_: call(opt.param_groups[0]["params"][0]))
     step = GradientDescent.step
 
@@ -133,6 +136,14 @@ def _after_updates(call: Callable[[torch.Tensor], None]) -> None:
         call(optimizer.param_groups[0]["params"][0])
 
     GradientDescent.step = watched  # type: ignore[assignment, method-assign]
+    run_epoch = CompiledUpdater.run_epoch
+
+    def watched_loop(updater: CompiledUpdater, *arguments: Any) -> Iterator[int]:
+        for batch in run_epoch(updater, *arguments):
+            call(torch.from_numpy(updater.space.theta))
+            yield batch
+
+    CompiledUpdater.run_epoch = watched_loop  # type: ignore[assignment, method-assign]
 
 
 SAVE = ("create", "write", "fsync", "rename", "open folder", "fsync")
@@ -238,7 +249,7 @@ def drop_rights(_mark: Mark) -> None:
 
 def kills(count: int, chance: random.Random) -> str:
     """SIGKILL at random moments after the first update, half of them inside a save."""
-    kinds = ((), (FUSED,))
+    kinds = ((), (PLAIN,), COMPILED)
     whole = {}
     for kind in kinds:
         whole[kind] = _uninterrupted(*kind)
@@ -246,7 +257,7 @@ def kills(count: int, chance: random.Random) -> str:
     inside = killed = lost = runs = 0
     newest: tuple[int, ...] = ()
     while killed < count:
-        run, kind = f"run-{runs}", kinds[runs % 2]
+        run, kind = f"run-{runs}", kinds[runs % 3]
         process = _train(run, *kind, hooks=[mark_moments])
         if killed % 2:
             alive = process.until("save", chance.randrange(1, 6))
@@ -261,7 +272,7 @@ def kills(count: int, chance: random.Random) -> str:
             inside += process.marks.count("save") > process.marks.count("saved")
             before, newest = newest, tuple(_positions(run))
             lost += bool(before) and (not newest or newest[-1] < before[-1])
-        if code == 0 or killed in (count // 2, count):  # at least two runs, one of each kind
+        if code == 0 or killed in (count // 3, count * 2 // 3, count):  # a run of each kind
             _finish(run, whole[kind])
             newest = ()
             runs += 1
@@ -757,7 +768,7 @@ def divergence(count: int, chance: random.Random) -> str:
     """A loss that stops being finite at a chosen update, in each way to make updates."""
     whole = {}
     for number in range(count):
-        way = ("train.backward=chain_rule", "train.backward=autograd", FUSED)[number % 3]
+        way = ("train.backward=chain_rule", "train.backward=autograd", PLAIN)[number % 3]
         overrides = ("train.epochs=6", way)
         if way not in whole:
             whole[way] = _uninterrupted(*overrides)

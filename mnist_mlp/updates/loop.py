@@ -75,6 +75,10 @@ Lists = tuple[Array, Array, Array]
 """Layer 1's lists for N examples: begins and ends (2, N), inputs, values; as in `Workspace`."""
 
 
+Layers = tuple[list[Array], list[Array], list[Array]]
+"""By layer: θ, where its gradient is added, and z."""
+
+
 class OptimizerSettings(NamedTuple):
     """Step 7's settings, as `build_optimizer` takes them; by default plain gradient descent."""
 
@@ -266,18 +270,19 @@ def rows_of(flat: Array, shapes: Array, k: int, rows: int) -> Array:
 
 
 @inlined
-def forward_pass(space: Workspace, norms: Norms, lit: Lists, size: int, examples: int) -> None:
+def forward_pass(space: Workspace, norms: Norms, lit: Lists, layers: Layers, examples: int) -> None:
     """Steps 2 and 3, layer after layer. The last layer's z are the logits."""
-    last = len(space.shapes) - 1
+    thetas, _, zs = layers
+    last = len(zs) - 1
     for k in range(last + 1):
-        theta, z = theta_of(space.theta, space.shapes, k), rows_of(space.z, space.shapes, k, size)
+        theta, z = thetas[k], zs[k]
         inputs, values = (lit[1], lit[2]) if k == 0 else (space.inputs, space.values)
         for e in range(examples):
             weighted_sum(space.begins[k, e], space.ends[k, e], inputs, values, theta, z[e])
         if k == last:
             break
         if norms is not None:
-            normal = rows_of(norms[0], space.shapes, k, size)
+            normal = rows_of(norms[0], space.shapes, k, len(z))
             running = rows_of(norms[1], space.shapes, k, 3)
             normalize(z[:examples], normal, theta, running)
         for e in range(examples):
@@ -286,32 +291,25 @@ def forward_pass(space: Workspace, norms: Norms, lit: Lists, size: int, examples
 
 @inlined
 def backward_pass(
-    space: Workspace,
-    norms: Norms,
-    lit: Lists,
-    size: int,
-    examples: int,
-    factor: float,
-    target: Array,
+    space: Workspace, norms: Norms, lit: Lists, layers: Layers, examples: int, factor: float
 ) -> None:
-    """Step 6, from the last layer's ∂L/∂z: add factor · ∂L/∂θ of each layer to the target."""
-    for k in range(len(space.shapes) - 1, -1, -1):
-        theta, dz = theta_of(space.theta, space.shapes, k), rows_of(space.z, space.shapes, k, size)
+    """Step 6, from the last layer's ∂L/∂z: add factor · ∂L/∂θ of each layer to its target."""
+    thetas, targets, zs = layers
+    for k in range(len(zs) - 1, -1, -1):
+        theta, dz = thetas[k], zs[k]
         inputs, values = (lit[1], lit[2]) if k == 0 else (space.inputs, space.values)
-        before = rows_of(space.z, space.shapes, max(k - 1, 0), size)
+        before = zs[max(k - 1, 0)]
         if k > 0:
             for e in range(examples):
                 backward(space.begins[k, e], space.ends[k, e], inputs, theta, dz[e], before[e])
-        changed = theta_of(target, space.shapes, k)
         for e in range(examples):
             begin, end = space.begins[k, e], space.ends[k, e]
-            add_gradient(begin, end, inputs, values, factor, dz[e], changed)
+            add_gradient(begin, end, inputs, values, factor, dz[e], targets[k])
         if norms is not None and k > 0:
-            normal = rows_of(norms[0], space.shapes, k - 1, size)
-            running = rows_of(norms[1], space.shapes, k - 1, 3)
-            theta = theta_of(space.theta, space.shapes, k - 1)
-            changed = theta_of(target, space.shapes, k - 1)
-            normalize_backward(before[:examples], normal, theta, running[2], factor, changed)
+            normal = rows_of(norms[0], space.shapes, k - 1, len(dz))
+            deviation = rows_of(norms[1], space.shapes, k - 1, 3)[2]
+            theta, dz = thetas[k - 1], before[:examples]
+            normalize_backward(dz, normal, theta, deviation, factor, targets[k - 1])
 
 
 def make_updates(
@@ -330,8 +328,8 @@ def make_updates(
     Args:
         space: The network.
         norms: Batch normalisation; None without it.
-        how: The optimizer; None is plain gradient descent, whose gradients are added to the
-            weights example by example, which is for small batches: each addition rounds.
+        how: The optimizer; None adds each example's gradient of plain gradient descent to the
+            weights, which is for small batches: each addition rounds.
         lit: The examples' pixels that are not 0.
         labels: (N,).
         logits: (N, C), written.
@@ -340,19 +338,22 @@ def make_updates(
         t: Updates before these.
     """
     real = space.theta.dtype.type
-    z = rows_of(space.z, space.shapes, len(space.shapes) - 1, size)
+    flat = space.theta if how is None else space.gradient
+    ks = range(len(space.shapes))
+    thetas = [theta_of(space.theta, space.shapes, k) for k in ks]
+    targets = [theta_of(flat, space.shapes, k) for k in ks]
+    zs = [rows_of(space.z, space.shapes, k, size) for k in ks]
+    layers = (thetas, targets, zs)
     for batch in range(len(learning_rates)):
         start, rate = batch * size, learning_rates[batch]
         examples = min(size, len(labels) - start)
         for e in range(examples):
             space.begins[0, e], space.ends[0, e] = lit[0][0, start + e], lit[0][1, start + e]
-        factor, target = real(1), space.gradient
-        if how is None:
-            factor, target = real(-rate), space.theta
-        forward_pass(space, norms, lit, size, examples)
+        factor = real(-rate if how is None else 1)
+        forward_pass(space, norms, lit, layers, examples)
         for e in range(examples):
-            loss_gradient(z[e], logits[start + e], labels[start + e], examples)
-        backward_pass(space, norms, lit, size, examples, factor, target)
+            loss_gradient(zs[-1][e], logits[start + e], labels[start + e], examples)
+        backward_pass(space, norms, lit, layers, examples, factor)
         if how is not None:
             first, second = space.moments[0], space.moments[1]
             if how.adaptive:
