@@ -596,7 +596,7 @@ Pools = dict[str, ProcessPoolExecutor]
 """Processes for JAX, by what they run on."""
 
 
-def contenders_on_cpu(task: Task, pools: Pools) -> list[Contender]:
+def contenders_on_cpu(task: Task, pools: Pools, quick: bool) -> list[Contender]:
     """All of them, but for those that would take too long."""
     size, whole = task.batch_size, len(task.images)
     examples = min(whole, PART * size)
@@ -604,7 +604,7 @@ def contenders_on_cpu(task: Task, pools: Pools) -> list[Contender]:
     # From slow to fast, so that little time lies between ours and what comes closest to it.
     contenders = []
     if (task.optimizer, size) == ("sgd", 64):
-        part = whole // 5
+        part = whole // 5 if quick else whole
         loader = {f"{n} workers": partial(loader_epoch, task, part, n) for n in (0, 2)}
         contenders = [Contender(LOADER, loader, OWN_ORDER, partial(like_loader, task))]
     autograd = partial(autograd_epoch, task, examples)
@@ -650,7 +650,9 @@ def compare(
     return results
 
 
-def epochs(tasks: Sequence[Task], rounds: int, problems: list[str]) -> dict[str, Results]:
+def epochs(
+    tasks: Sequence[Task], rounds: int, quick: bool, problems: list[str]
+) -> dict[str, Results]:
     """All contenders at each task; where there is a GPU, two of them there."""
     results = {}
     spawn = get_context("spawn")
@@ -660,7 +662,7 @@ def epochs(tasks: Sequence[Task], rounds: int, problems: list[str]) -> dict[str,
     ):
         pools = {"all cores": all_cores, "one core": on_one} if has_jax() else {}
         for task in tasks:
-            contenders = contenders_on_cpu(task, pools)
+            contenders = contenders_on_cpu(task, pools, quick)
             title = f"{task.optimizer} {task.batch_size}"
             results[title] = compare(title, task, contenders, rounds, problems)
             with busy_core():
@@ -865,7 +867,7 @@ def benchmark(
     images = as_float(data.train.images)
     tasks = {key: Task(root, data, images, *key) for key in LEARNING_RATES}
     problems: list[str] = []
-    results = epochs(list(tasks.values()), rounds, problems)
+    results = epochs(list(tasks.values()), rounds, quick, problems)
     results["Hidden widths"] = growth(tasks["sgd", 512], rounds)
     if not quick:
         workers = results["sgd 64"][LOADER].way.split()[0]
