@@ -77,7 +77,7 @@ WIDTHS = (1, 4, 16)
 GROWTH_IMAGES = 20_480
 PART = 3_000
 """Updates of those whose epoch at small batches would take minutes; their time is scaled."""
-SAME_ORDER = 0.004
+SAME_ORDER = 0.003
 """How far test accuracies may lie apart that come from the same order of examples."""
 OWN_ORDER = 0.02
 """And from different orders, and at batch sizes up to 16, where roundings tell as much."""

@@ -16,8 +16,6 @@ from numba.core.compiler import CompilerBase, DefaultPassBuilder
 
 Array = np.ndarray[Any, Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-
 OPTIONS: dict[str, Any] = {
     "nogil": True,
     "error_model": "numpy",  # division by 0 gives infinity or nan
@@ -73,8 +71,6 @@ Norms = tuple[Array, Array] | None
 the running variance, and the deviation of this batch's z."""
 Lists = tuple[Array, Array, Array]
 """Layer 1's lists for N examples: begins and ends (2, N), inputs, values; as in `Workspace`."""
-
-
 Layers = tuple[list[Array], list[Array], list[Array]]
 """By layer: θ, where its gradient is added, and z."""
 
@@ -326,7 +322,7 @@ def make_updates(
     """Step 8: for each batch of N examples: forward pass, loss, backward pass, update.
 
     Args:
-        space: The network.
+        space: The network, and room for what is computed.
         norms: Batch normalisation; None without it.
         how: The optimizer; None adds each example's gradient of plain gradient descent to the
             weights, which is for small batches: each addition rounds.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mnist_mlp.errors import DivergedError
 from mnist_mlp.steps.backprop import autograd, chain_rule
-from mnist_mlp.steps.data import Dataset, Split, epoch_order, load_dataset
+from mnist_mlp.steps.data import Dataset, Split, epoch_order, load_dataset, to_images
 from mnist_mlp.steps.model import build_mlp
 from mnist_mlp.steps.optimizer import build_optimizer
 from mnist_mlp.steps.train import EpochResult, TorchUpdater, Updater, train
@@ -144,8 +144,11 @@ def test_a_pixel_that_is_rarely_lit_and_an_image_that_is_all_dark(digits: Datase
         assert set(changed) <= {0, 783, *range(300, 320)}
 
 
-def test_deformed_images_are_those_of_steps(digits: Dataset) -> None:
-    options = {"deformation": Deformation(rotation=10, scale=0.1, elastic=0.5), "seed": 3}
+@pytest.mark.parametrize("elastic", [0.0, 0.5])
+def test_training_on_deformed_images_is_that_of_pytorch(elastic: float, digits: Dataset) -> None:
+    """The loop deforms by affine maps itself; elastic deformation is PyTorch's."""
+    deformation = Deformation(rotation=15, scale=0.15, shear=0.2, translation=2, elastic=elastic)
+    options = {"deformation": deformation, "seed": 3}
     ends = []
     for make in (compiled, usual):
         model = build_mlp(seed=0)
@@ -153,6 +156,23 @@ def test_deformed_images_are_those_of_steps(digits: Dataset) -> None:
         ends.append(trained(updater, digits, 0.002)[0])
     for ours, theirs in zip(*ends, strict=True):
         assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-5)
+
+
+def test_images_are_deformed_as_pytorch_does_it(digits: Dataset) -> None:
+    """Moved partly out of the frame as well, each by the map of its own row."""
+    deformation = Deformation(rotation=180, scale=0.5, shear=1, translation=14)
+    updater = compiled(
+        build_mlp(seed=0), digits.train, 100, {"name": "sgd"}, deformation=deformation
+    )
+    updater.order, updater.noise = torch.randperm(1437), deformation.sample(1437, 0, 1)
+    (begins, ends), inputs, values = updater._lists(slice(3, 4))
+    ours = torch.zeros(100, 784)
+    for row, begin, end in zip(ours, begins, ends, strict=True):
+        row[inputs[begin:end].astype(int) - 1] = torch.from_numpy(values[begin:end])
+    rows = slice(300, 400)
+    theirs = deformation(to_images(digits.train.pixels[updater.order[rows]]), updater.noise[rows])
+    assert (theirs > 0).any(dim=1).float().mean() > 0.5
+    assert (ours - theirs).abs().max() < 2e-5
 
 
 @pytest.mark.parametrize("kind", ["torch", "compiled", "deformed", "graphed"])
