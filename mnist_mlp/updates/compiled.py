@@ -44,7 +44,7 @@ class _CachedFunction:
             self.call = numba.njit(**OPTIONS)(function)
 
     def prepare(self, *arguments: Any) -> Any:
-        """Call the function, and compile it before, unless its machine code was kept."""
+        """Call the function; compile it first, unless its machine code was kept."""
         folder = self.call.stats.cache_path
         # Numba does not lock: two starts at once could give the code of one to the other.
         lock = FileLock(Path(folder, "mnist-mlp.lock")) if folder else nullcontext()
