@@ -1,31 +1,35 @@
 """MNIST's four files: find them below a data root, check every byte, download what is missing.
 
-Downloads go over https unless the config names another mirror. The md5 decides whether a file is
-the official one, so a bad mirror can only cost time.
+torchvision downloads and unpacks. The md5 decides whether a file is the official one, so a bad
+mirror can only cost time.
 """
 
+import contextlib
 import gzip
 import hashlib
 import http.client
+import io
 import logging
+import os
+import shutil
+import socket
+import sys
+import tempfile
 import urllib.error
-import urllib.parse
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, NoReturn
 
 from mnist_mlp.errors import DataError
 from mnist_mlp.files import write_atomically
+from mnist_mlp.signals import at_stop
 
 log = logging.getLogger(__name__)
 
 SILENCE_S = 10.0
 """Seconds without a byte after which a mirror is given up."""
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
-"""Names of this machine, to which a redirect need not be https."""
-MAX_ARCHIVE_BYTES = 10_000_000
-"""The largest of the four archives has 9,912,422 bytes."""
 FILE_MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -39,6 +43,15 @@ ARCHIVE_MD5 = {
     "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
 }
 """As in torchvision; the files' md5s come from unpacking these archives."""
+
+
+class MnistFile(NamedTuple):
+    """One of the four files, checked."""
+
+    content: bytes
+    path: Path
+    origin: str
+    """present, unpacked or downloaded"""
 
 
 def raw_folder(root: str | Path) -> Path:
@@ -55,104 +68,129 @@ def raw_folder(root: str | Path) -> Path:
 
 def has_mnist(root: str | Path) -> bool:
     """Whether all four files exist below a root, as archives or unpacked; they are not checked."""
-    raw = raw_folder(root)
-    return all((raw / name).exists() or (raw / f"{name}.gz").exists() for name in FILE_MD5)
+    return all(any(path.is_file() for path in _places(root, name)) for name in FILE_MD5)
 
 
-def read_mnist(root: Path, mirrors: Sequence[str] = ()) -> dict[str, tuple[bytes, str]]:
-    """Read the four files; unpack or download first what is missing.
+def read_mnist(root: str | Path, mirrors: Sequence[str] = ()) -> dict[str, MnistFile]:
+    """Read the four files by name; download what is nowhere below the root.
 
-    The mirrors are addresses to try before torchvision's own. Returns by file name the checked
-    content, and "present", "unpacked" or "downloaded".
+    Archives in torchvision's folder are unpacked there. What lies elsewhere is used where it lies:
+    in `root` or `root/raw`, as `train-images.idx3-ubyte` too, or in a folder of the file's name.
+    The mirrors are addresses to try before torchvision's own.
 
     Raises:
         DataError: A file is altered, or missing and cannot be downloaded.
         OSError: The root cannot be written to.
     """
-    return {name: _read(raw_folder(root) / name, mirrors) for name in FILE_MD5}
+    files = {name: _read(root, name, mirrors) for name in FILE_MD5}
+    elsewhere = [f.path.parent for f in files.values() if f.path.parent != raw_folder(root)]
+    if elsewhere:
+        log.info("MNIST is read from %s", os.path.commonpath(elsewhere))
+    return files
 
 
-def _read(path: Path, mirrors: Sequence[str]) -> tuple[bytes, str]:
-    archive = path.with_name(f"{path.name}.gz")
-    content = _checked(path, FILE_MD5[path.name])
-    packed = _checked(archive, ARCHIVE_MD5[archive.name])
-    if content:
-        return content, "present"
-    content = gzip.decompress(packed or _download(archive, mirrors))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, content)
-    return content, "unpacked" if packed else "downloaded"
+def _folders(root: str | Path) -> list[Path]:
+    raw = raw_folder(root)
+    return [raw, raw.parent.parent / "raw", raw.parent.parent]
 
 
-def _checked(path: Path, md5: str) -> bytes | None:
-    """The content of a file, or None if it does not exist.
+def _places(root: str | Path, name: str) -> Iterator[Path]:
+    """Where a file may lie, packed or not; torchvision's folder comes first."""
+    for folder in _folders(root):
+        for stem in (name, name.replace("-idx", ".idx")):
+            for path in (folder / stem, folder / stem / stem):
+                yield from (path, path.with_name(f"{stem}.gz"))
 
-    Raises:
-        DataError: The content does not have this md5, or cannot be read.
-    """
+
+def _read(root: str | Path, name: str, mirrors: Sequence[str]) -> MnistFile:
+    home, archive = raw_folder(root) / name, raw_folder(root) / f"{name}.gz"
+    found: MnistFile | None = None
+    for path in filter(Path.is_file, _places(root, name)):
+        packed = path.suffix == ".gz"
+        content, md5 = _read_bytes(path), ARCHIVE_MD5[f"{name}.gz"] if packed else FILE_MD5[name]
+        if (actual := _md5(content)) == md5:
+            content = gzip.decompress(content) if packed and not found else content
+            found = found or MnistFile(content, path, "present")
+        elif path in (home, archive):
+            raise DataError(
+                f"{path}: not the official file: {len(content):,} bytes with md5 {actual}, not "
+                f"{md5}\ndelete it and run again: it will be downloaded anew"
+            )
+        elif not found:
+            log.warning("%s: not the official file; it is left alone", path)
+    if found and found.path != archive:
+        return found
+    content = found.content if found else _download(root, name, mirrors)
+    home.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(home, content)
+    return MnistFile(content, home, "unpacked" if found else "downloaded")
+
+
+def _read_bytes(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return None
+        return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    actual = _md5(content)
-    if actual != md5:
-        raise DataError(
-            f"{path}: not the official file: {len(content):,} bytes with md5 {actual}, not {md5}\n"
-            "delete it and run again: it will be downloaded anew"
-        )
-    return content
 
 
-def _download(archive: Path, mirrors: Sequence[str]) -> bytes:
-    """The archive from the first mirror that serves the official one."""
+def _download(root: str | Path, name: str, mirrors: Sequence[str]) -> bytes:
+    """The unpacked file from the first mirror that serves the official one."""
     from torchvision.datasets import MNIST
+    from torchvision.datasets.utils import download_and_extract_archive
 
-    failures = []
+    archive, failures = f"{name}.gz", []
     # torchvision also lists a plain http mirror, which anybody on the way could read and alter.
     own = [mirror for mirror in MNIST.mirrors if mirror.startswith("https://")]
     for mirror in [*mirrors, *own]:
-        url = f"{mirror.rstrip('/')}/{archive.name}"
+        url = f"{mirror.rstrip('/')}/{archive}"
         log.info("downloading %s", url)
         try:
-            content = _get(url)
-        except (OSError, http.client.HTTPException, ValueError) as error:
+            with tempfile.TemporaryDirectory(prefix="mnist-mlp-") as folder, _guarded(url):
+                at_stop.append(partial(shutil.rmtree, folder))
+                download_and_extract_archive(url, folder, None, archive, ARCHIVE_MD5[archive])
+                return Path(folder, name).read_bytes()
+        # torchvision raises a RuntimeError for a wrong md5; an HTTPException is a broken answer.
+        except (OSError, RuntimeError, ValueError, http.client.HTTPException) as error:
             failures.append(f"{mirror}: {_reason(error)}")
-            continue
-        actual = _md5(content)
-        if actual == ARCHIVE_MD5[archive.name]:
-            return content
-        failures.append(f"{mirror}: wrong data ({len(content):,} bytes, md5 {actual})")
+    raw, *others = _folders(root)
     wanted = ", ".join(f"{name} ({md5})" for name, md5 in ARCHIVE_MD5.items())
     raise DataError(
-        f"cannot download {archive.name}: {'; '.join(failures)}\n"
-        f"put these files (md5) into {archive.parent}, or train offline with --config digits: "
-        f"{wanted}"
+        f"cannot download {archive}, which is in none of {raw}, {', '.join(map(str, others))}: "
+        f"{'; '.join(failures)}\ntrain offline with --config digits, or put these files (md5) into "
+        f"{raw}: {wanted}"
     )
 
 
-def _get(url: str) -> bytes:
-    """The body of a response, at most `MAX_ARCHIVE_BYTES` of it."""
-    opener = urllib.request.build_opener(_SafeRedirects)
-    with opener.open(url, timeout=SILENCE_S) as response:
-        content: bytes = response.read(MAX_ARCHIVE_BYTES)
-    return content
+class _HttpsOnly(urllib.request.HTTPHandler):
+    """Refuses plain http, to which torchvision would turn where https fails."""
+
+    def http_open(self, request: urllib.request.Request) -> NoReturn:
+        raise urllib.error.URLError(f"{request.full_url} is not https")
 
 
-class _SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects only to https addresses and to this machine."""
+@contextlib.contextmanager
+def _guarded(url: str) -> Iterator[None]:
+    """Limit the time of a read in a `with` block, and let an https address never lead to http.
 
-    def redirect_request(self, *arguments: Any) -> urllib.request.Request | None:
-        _, response, *_, address = arguments
-        target = urllib.parse.urlsplit(address)
-        if target.scheme != "https" and target.hostname not in LOOPBACK:
-            response.close()
-            raise urllib.error.URLError(f"redirected to {address}, which is not https")
-        return super().redirect_request(*arguments)
+    torchvision's progress bar is shown on a terminal only.
+    """
+    shown = sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENCE_S)
+    if url.startswith("https:"):
+        urllib.request.install_opener(urllib.request.build_opener(_HttpsOnly))
+    try:
+        with contextlib.nullcontext() if shown else contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        socket.setdefaulttimeout(before)
+        urllib.request.install_opener(urllib.request.build_opener())
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, RuntimeError):
+        return "not the official file"
+    error = error.__context__ if isinstance(error.__context__, OSError) else error
     reason = getattr(error, "reason", None) or str(error) or type(error).__name__
     if isinstance(error, urllib.error.HTTPError):
         return f"HTTP {error.code} {reason}"

@@ -13,6 +13,9 @@ from typing import NoReturn
 STOP_SIGNALS = [signal.Signals[n] for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
 """Ctrl-C, `kill`, and a closed terminal, of which Windows has no signal."""
 
+at_stop: list[Callable[[], object]] = []
+"""Called before a signal ends the process at once."""
+
 
 def install_handlers() -> None:
     """Make every stop signal end the process at once."""
@@ -51,6 +54,9 @@ def stop_requested() -> Iterator[Callable[[], int | None]]:
 def _stop_at_once(number: int, _frame: object = None) -> NoReturn:
     with suppress(OSError):  # the terminal may be closed
         os.write(2, f"mnist-mlp: stopped by {signal.Signals(number).name}\n".encode())
+    for clean_up in at_stop:
+        with suppress(OSError):
+            clean_up()
     os._exit(128 + number)
 
 

@@ -1,20 +1,28 @@
 import gzip
 import http.server
+import os
 import random
 import shutil
+import signal
 import socket
+import subprocess
+import sys
+import tempfile
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 
 from mnist_mlp import mnist_files
 from mnist_mlp.errors import DataError
 from mnist_mlp.mnist_files import read_mnist
-from mnist_mlp.steps.data import load_dataset
+from mnist_mlp.steps.data import Dataset, load_dataset
 from tests.conftest import Outcome, program
 
 FILES = [
@@ -26,7 +34,7 @@ FILES = [
 
 
 def fetch_mnist(root: Path, mirrors: Sequence[str] = ()) -> dict[str, str]:
-    return {name: origin for name, (_, origin) in read_mnist(root, mirrors).items()}
+    return {name: file.origin for name, file in read_mnist(root, mirrors).items()}
 
 
 class Mirror(http.server.BaseHTTPRequestHandler):
@@ -47,8 +55,6 @@ class Mirror(http.server.BaseHTTPRequestHandler):
             self.answer(content[:-7], length=len(content))
         elif manner == "short":
             self.answer(content[:-7])
-        elif manner == "endless":
-            self.answer(content * 1000, length=1 << 40)
         elif manner == "silent":
             time.sleep(1.5)
         elif manner == "stalled":
@@ -58,10 +64,6 @@ class Mirror(http.server.BaseHTTPRequestHandler):
             for start in range(0, len(content), 1 + len(content) // 5):
                 self.wfile.write(content[start : start + 1 + len(content) // 5])
                 time.sleep(0.1)
-        elif manner == "outward":
-            self.send_response(302)
-            self.send_header("Location", f"http://192.0.2.1/{name}")
-            self.end_headers()
         elif manner == "inward":
             self.send_response(302)
             self.send_header("Location", f"/good/{name}")
@@ -105,14 +107,12 @@ def serve() -> Iterator[Callable[[Path], str]]:
 
 BAD_MANNERS = {
     "forbidden": "HTTP 403 Forbidden",
-    "html": "wrong data (26 bytes",
-    "wrong": "wrong data",
-    "truncated": "wrong data",
-    "short": "wrong data",
-    "endless": "wrong data",
+    "html": "not the official file",
+    "wrong": "not the official file",
+    "truncated": "not the official file",
+    "short": "not the official file",
     "silent": "no byte for 0.5 s",
     "stalled": "no byte for 0.5 s",
-    "outward": "which is not https",
 }
 
 
@@ -137,16 +137,20 @@ def test_a_bad_mirror_is_left_for_the_next_or_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(mnist_files, "SILENCE_S", 0.5)
+    Path("scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", "scratch")
     address = serve(small_mnist)
     with pytest.raises(DataError) as error:
         fetch_mnist(Path("root"), [f"{address}/{manner}"])
     what, way_out = str(error.value).splitlines()
-    assert what.startswith(f"cannot download train-images-idx3-ubyte.gz: {address}/{manner}: ")
+    assert what.startswith("cannot download train-images-idx3-ubyte.gz, which is in none of root/M")
+    assert f" root/raw, root: {address}/{manner}: " in what
     assert reason in what
     assert "--config digits" in way_out
     for name, md5 in mnist_files.ARCHIVE_MD5.items():
         assert f"{name} ({md5})" in way_out
     assert not Path("root").exists()
+    assert list(Path("scratch").iterdir()) == []
 
     fetch_mnist(Path("root"), [f"{address}/{manner}", f"{address}/good"])
     assert load_dataset("mnist", "root").train.images.shape == (20, 784)
@@ -164,22 +168,43 @@ def test_a_dead_mirror_is_left_for_the_next(
 
 
 def test_plain_http_is_only_for_mirrors_of_the_config(
-    small_mnist: Path, monkeypatch: pytest.MonkeyPatch
+    small_mnist: Path, serve: Callable[[Path], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
-    monkeypatch.setattr(
-        "torchvision.datasets.MNIST.mirrors", ["http://192.0.2.1/", "https://192.0.2.2/"]
-    )
-
-    def get(url: str) -> bytes:
-        asked.append(url)
-        return b""
-
-    monkeypatch.setattr(mnist_files, "_get", get)
+    """Nor does an https address lead there: torchvision turns to http where https fails."""
+    monkeypatch.delenv("https_proxy")
+    http = serve(small_mnist)
+    https = http.replace("http:", "https:")
+    monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", [f"{http}/good/", f"{https}/good/"])
+    with pytest.raises(DataError) as error:
+        fetch_mnist(Path("root"))
+    assert f": {https}/good/: " in str(error.value)
+    assert "WRONG_VERSION_NUMBER" in str(error.value)
+    assert f"{http}/good" not in str(error.value)
+    monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", [])
     with pytest.raises(DataError):
-        fetch_mnist(Path("root"), ["http://192.0.2.3/"])
-    name = "train-images-idx3-ubyte.gz"
-    assert asked == [f"http://192.0.2.3/{name}", f"https://192.0.2.2/{name}"]
+        fetch_mnist(Path("root"), [f"{https}/good"])
+    fetch_mnist(Path("root"), [f"{http}/good"])
+
+
+def test_a_redirect_from_https_to_http_is_not_followed() -> None:
+    refused = pytest.raises(urllib.error.URLError, match=r"http://127\.0\.0\.1:9/ is not https")
+    with mnist_files._guarded("https://mirror/file.gz"), refused:
+        urllib.request.urlopen("http://127.0.0.1:9/")
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_is_shown_on_a_terminal_only(
+    terminal: bool,
+    small_mnist: Path,
+    serve: Callable[[Path], str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "mnist_mlp")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    fetch_mnist(Path("root"), [f"{serve(small_mnist)}/good"])
+    assert ("100.0%" in capsys.readouterr().err) == terminal
 
 
 def unpacked(archives: Path, root: Path) -> Path:
@@ -193,6 +218,88 @@ def unpacked(archives: Path, root: Path) -> Path:
 def test_archives_are_unpacked_without_a_network(small_mnist: Path) -> None:
     shutil.copytree(small_mnist, "root/MNIST/raw")
     assert set(fetch_mnist(Path("root")).values()) == {"unpacked"}
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_download_leaves_nothing(
+    sent: signal.Signals, small_mnist: Path, serve: Callable[[Path], str]
+) -> None:
+    Path("scratch").mkdir()
+    Path("m.yaml").write_text(f"data: {{mirrors: ['{serve(small_mnist)}/stalled']}}")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mnist_mlp", "download", "--config", "m.yaml", "--root", "root"],
+        env={**os.environ, "TMPDIR": "scratch"}, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    while not list(Path("scratch").glob("*/*.gz")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(sent)
+    assert process.wait() == 128 + sent
+    process.communicate()
+    assert list(Path("scratch").iterdir()) == []
+    assert not Path("root").exists()
+
+
+PLACES = {
+    "root": "{name}",
+    "root_packed": "{name}.gz",
+    "dots": "{dots}",
+    "dots_packed": "{dots}.gz",
+    "raw": "raw/{name}",
+    "beside": "MNIST/raw/{dots}",
+    "folders": "{name}/{name}",
+    "dotted_folders": "raw/{dots}/{dots}",
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_files_are_used_where_people_have_them(
+    place: str, small_mnist: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "mnist_mlp")
+    for archive in small_mnist.iterdir():
+        names = {"name": archive.stem, "dots": archive.stem.replace("-idx", ".idx")}
+        path = Path("root", PLACES[place].format(**names))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = archive.read_bytes()
+        path.write_bytes(content if path.suffix == ".gz" else gzip.decompress(content))
+    before = sorted(Path("root").rglob("*"))
+    assert mnist_files.has_mnist("root")
+    same_as_torchvision(load_dataset("mnist", "root"), unpacked(small_mnist, Path("other")).parent)
+    assert sorted(Path("root").rglob("*")) == before  # nothing is moved or unpacked
+    common = PLACES[place].partition("{")[0].rstrip("/")
+    said = [f"MNIST is read from {Path('root', common)}"]
+    assert caplog.messages == (said if place != "beside" else [])
+
+
+def same_as_torchvision(dataset: Dataset, folder: Path) -> None:
+    for train, split in ((True, dataset.train), (False, dataset.test)):
+        theirs = torchvision.datasets.MNIST(folder.parent, train=train)
+        assert split.pixels.equal(theirs.data.flatten(1))
+        assert split.labels.equal(theirs.targets)
+
+
+@pytest.mark.mnist
+def test_the_real_images_and_labels_are_torchvisions(mnist_root: Path) -> None:
+    same_as_torchvision(load_dataset("mnist", mnist_root), mnist_root / "MNIST")
+
+
+def test_a_file_of_that_name_elsewhere_is_left_alone(
+    small_mnist: Path, serve: Callable[[Path], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Fashion-MNIST's files have MNIST's names."""
+    Path("root/raw").mkdir(parents=True)
+    for name in FILES:
+        Path("root/raw", name).write_bytes(b"shoes")
+    with pytest.raises(DataError, match="cannot download"):
+        fetch_mnist(Path("root"))
+    assert "root/raw/train-images-idx3-ubyte: not the official file; it is left" in caplog.text
+    origins = fetch_mnist(Path("root"), [f"{serve(small_mnist)}/good"])
+    assert set(origins.values()) == {"downloaded"}
+    assert all(Path("root/raw", name).read_bytes() == b"shoes" for name in FILES)
+    caplog.clear()
+    fetch_mnist(Path("root"))
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -220,7 +327,7 @@ def test_an_altered_file_is_refused_and_left(
             "swap": (raw / other).read_bytes(),
         }[fault]
         path.write_bytes(faulty)
-    with pytest.raises(DataError, match=name):
+    with pytest.raises((DataError, IsADirectoryError), match=name):
         load_dataset("mnist", "root")
     assert path.exists()
     if fault != "folder":
@@ -331,7 +438,7 @@ def test_the_program_downloads_the_real_files_from_mirrors(
     assert outcome.code == code, outcome
     if code:
         assert "HTTP 403" in outcome.err
-        assert "wrong data" in outcome.err
+        assert "not the official file" in outcome.err
     else:
         assert outcome.out.count("downloaded") == 4
         assert run("train", "--config", "m.yaml", "--root", "here", "--dry-run").code == 0

@@ -135,14 +135,14 @@ def download(
     """Download MNIST's four files, unless they are there, and verify their checksums."""
     data = common.read_config(config, root=root).data
     with terminal.open_console(json_, quiet) as console:
-        from mnist_mlp.mnist_files import FILE_MD5, raw_folder, read_mnist
+        from mnist_mlp.mnist_files import FILE_MD5, read_mnist
 
-        files = [
-            {"name": name, "origin": origin, "md5": FILE_MD5[name]}
-            for name, (_, origin) in read_mnist(Path(data.root), data.mirrors).items()
-        ]
-        for file in files:
-            path = raw_folder(data.root) / file["name"]
-            console.print(f"{path}  {file['origin']}, md5 {file['md5']}")
+        found = read_mnist(data.root, data.mirrors)
+        for name, file in found.items():
+            console.print(f"{file.path}  {file.origin}, md5 {FILE_MD5[name]}")
     if json_:
+        files = [
+            {"name": name, "path": str(file.path), "origin": file.origin, "md5": FILE_MD5[name]}
+            for name, file in found.items()
+        ]
         common.print_json({"root": data.root, "files": files})

@@ -96,7 +96,7 @@ def load_dataset(
     """
     if name not in TRAINING_EXAMPLES:
         raise ValueError(f"no data set is called {name!r}: {', '.join(TRAINING_EXAMPLES)}")
-    train, test = _load_digits() if name == "digits" else _load_mnist(Path(root), mirrors)
+    train, test = _load_digits() if name == "digits" else _load_mnist(root, mirrors)
     examples = len(train.labels)
     if not 0 <= validation < examples:
         raise ValueError(f"validation must be from 0 to {examples - 1}")
@@ -124,13 +124,11 @@ def epoch_order(examples: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(examples, generator=keyed_generator(seed, "order", epoch))
 
 
-def _load_mnist(root: Path, mirrors: Sequence[str]) -> tuple[Split, Split]:
+def _load_mnist(root: str | Path, mirrors: Sequence[str]) -> tuple[Split, Split]:
     # The files hold one byte for each pixel or label, after a header of four numbers (images) or
     # two (labels), four bytes each. torchvision.datasets.MNIST reads the same numbers, but
     # importing it takes a second.
-    contents = {
-        name: bytearray(content) for name, (content, _) in read_mnist(root, mirrors).items()
-    }
+    contents = {n: bytearray(file.content) for n, file in read_mnist(root, mirrors).items()}
     train, test = (
         Split(
             pixels=torch.frombuffer(contents[f"{part}-images-idx3-ubyte"], dtype=torch.uint8)[
