@@ -81,6 +81,14 @@ class ModelConfig(Section):
         """
         return len(self.layer_sizes) == 2 or (self.activation == "relu" and not self.batch_norm)
 
+    @field_validator("layer_sizes", mode="before")
+    @classmethod
+    def _split_layer_sizes(cls, sizes: Any) -> Any:
+        """Accept `784,32,10` and `784-32-10` too: a shell may take brackets for a pattern."""
+        if isinstance(sizes, str) and re.fullmatch(r"[0-9]{1,9}((-|, ?)[0-9]{1,9})+", sizes):
+            return tuple(map(int, re.split(r"-|, ?", sizes)))
+        return sizes
+
     @field_validator("layer_sizes")
     @classmethod
     def _check_layer_sizes(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
@@ -276,10 +284,11 @@ def _find(source: str | Path) -> Path:
         if not path.exists() or path.is_dir():
             path = bundled.get(str(source), path)
         if not path.exists():
-            names = ", ".join(bundled)
-            raise ConfigError(
-                f"{path}: no such config file; give a path, or the name of a bundled one: {names}"
-            )
+            name = re.sub(r"\.ya?ml$", "", path.name.lower())
+            close = difflib.get_close_matches(name, bundled, n=1)
+            hint = f"did you mean --config {close[0]}?" if close else "give a path, or the name of "
+            names = "" if close else f"a bundled one: {', '.join(bundled)}"
+            raise ConfigError(f"{path}: no such config file; {hint}{names}")
     return path
 
 
@@ -288,6 +297,28 @@ _PATTERNS = {
     "data.root": "must be a folder's path",
     "data.mirrors": "must be an http:// or https:// address",
 }
+
+
+_WORDS = {
+    r"Input should be": "must be",
+    r"^Value error, ": "",
+    r"a valid integer": "a whole number",
+    r"a valid number": "a number",
+    r"a valid string": "text, in quotes",
+    r"a valid boolean": "true or false",
+    r"a valid tuple": "a list, such as 784,32,10 or [a, b]",
+    r"(greater than or equal to|less than or equal to) 1000000\b": r"\1 1,000,000",
+    r"greater than or equal to": "at least",
+    r"less than or equal to": "at most",
+    r"greater than": "above",
+    r"less than": "below",
+    r"Tuple should have at (least|most) (\d+) items?.*": r"must have at \1 \2 entries",
+}
+"""Pydantic's words, as patterns, and ours."""
+_SHORT_NAMES = {
+    "lr": "learning_rate", "bs": "batch_size", "wd": "weight_decay", "layers": "layer_sizes",
+    "hidden": "layer_sizes",
+}  # fmt: skip
 
 
 def _messages(error: ValidationError, places: dict[KeyPath, str], file: str) -> Iterator[str]:
@@ -301,8 +332,9 @@ def _messages(error: ValidationError, places: dict[KeyPath, str], file: str) -> 
         if kind == "extra_forbidden":
             yield f"{place}: {dotted(path)}: unknown key; {_suggestion(path)}"
             continue
-        message = detail["msg"].replace("Input should be", "must be").replace("tuple", "list")
-        message = message.removeprefix("Value error, ")
+        message = detail["msg"]
+        for theirs, ours in _WORDS.items():
+            message = re.sub(theirs, ours, message)
         if kind == "model_type":
             message = f"must be a section with its own keys: {', '.join(_keys(path))}"
         elif kind == "string_pattern_mismatch":
@@ -311,13 +343,20 @@ def _messages(error: ValidationError, places: dict[KeyPath, str], file: str) -> 
 
 
 def _suggestion(path: KeyPath) -> str:
-    """The known key that an unknown one resembles, first among those of the same section."""
-    siblings = _keys(path[:-1])
+    """The known key that an unknown one resembles, or else those of the same section."""
+    if key := resembling_key(str(path[-1]), path[:-1]):
+        return f"did you mean {key}?"
+    return f"the keys here are {', '.join(_keys(path[:-1]))}"
+
+
+def resembling_key(name: str, section: KeyPath = ()) -> str | None:
+    """The key whose last part resembles a name, first among those of the same section."""
+    name = _SHORT_NAMES.get(name, name)
     everywhere = {key.rpartition(".")[2]: key for key in reversed(Config().flat())}
-    for names in ({name: dotted((*path[:-1], name)) for name in siblings}, everywhere):
-        if close := difflib.get_close_matches(str(path[-1]), names, n=1):
-            return f"did you mean {names[close[0]]}?"
-    return f"the keys here are {', '.join(siblings)}"
+    for names in ({key: dotted((*section, key)) for key in _keys(section)}, everywhere):
+        if close := difflib.get_close_matches(name, names, n=1):
+            return names[close[0]]
+    return None
 
 
 def _keys(section: KeyPath) -> list[str]:

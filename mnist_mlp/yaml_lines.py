@@ -55,6 +55,23 @@ for _class in (_Loader, _Dumper):
         )
 
 
+_MISTAKES = {
+    "'\\t'": "a tab; use spaces",
+    "cannot start any token": "a value that begins with @, ` or %; put it in quotes",
+    "mapping values are not allowed": "a ':' too many; check the indentation, or quote the value",
+    "sequence entries are not": "a '-' where no list can begin; quote the value",
+    "expected ',' or ']'": "a list whose ] or comma is missing",
+    "expected ',' or '}'": "a { whose } or comma is missing",
+    "unexpected end of stream": "a quote that is not closed",
+    "could not find expected ':'": "a key without ': ' and a value",
+    "expected <block end>": "a line indented otherwise than its neighbours",
+    "document start": "something is left over after the end, or a value begins with %",
+    "another document": "more than one document; remove the line ---",
+    "node content": "a value is missing",
+}
+"""PyYAML's words for mistakes that people make, and ours."""
+
+
 def dump_yaml(values: dict[str, Any]) -> str:
     """Format values as YAML that reads back equal, in their order, with each list on one line."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
@@ -109,8 +126,9 @@ class YamlReader:
             return None if node is None else self._value(node, place, path)
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
-            reason = ", ".join(filter(None, (error.context, error.problem)))
-            self.problems.append(f"{place(line)}: invalid YAML: {printable(reason)}")
+            known = (words for start, words in _MISTAKES.items() if start in str(error.problem))
+            reason = next(known, printable(str(error.problem)))
+            self.problems.append(f"{place(line)}: invalid YAML: {reason}")
         except (yaml.YAMLError, ValueError, OverflowError):
             # A control character, or an escape that stands for no Unicode character.
             self.problems.append(f"{place(1)}: invalid YAML: a character that YAML does not allow")

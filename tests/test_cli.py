@@ -4,6 +4,7 @@ import pty
 import re
 import resource
 import select
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,10 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from mnist_mlp.runs.directory import list_checkpoints
 from scripts.forked import Mark
 from tests.conftest import Outcome, Program
 
 Run = Callable[..., Outcome]
+SAMPLES = Path(__file__).parent / "samples"
 QUICK = ("train", "--config", "digits", "train.epochs=2")
 
 
@@ -149,8 +152,26 @@ def test_version_and_module(run: Run) -> None:
         (["train", "--config", "nope"], 2, "nope: no such config file"),
         (["train", "--config", "nope.yaml"], 2, "nope.yaml: no such config file"),
         (["train", "--config", "n" * 300], 2, "File name too long"),
-        (["train"], 2, "name a --config, or a run to --resume"),
-        (["train", "--resume", "used", "--dry-run"], 2, "omit --run-dir and --dry-run"),
+        (["train"], 2, "name a --config, such as --config digits, or a run to --resume"),
+        (["train", "digits"], 2, "did you mean --config digits?"),
+        (["train", "–config", "digits"], 2, "–config begins with a dash that is no hyphen; type -"),
+        (["train", "--config", "digits", "--epochs", "5"], 2, "; train.epochs=VALUE sets a value"),
+        (["train", "--config", "digits", "--lr", "5"], 2, "; optimizer.learning_rate=VALUE sets"),
+        (["train", "--config", "digits", "optimizer.lr=5"], 2, "mean optimizer.learning_rate?"),
+        (
+            ["train", "--resume", "used", "--dry-run"],
+            2,
+            "omit --config, --run-dir, --init-from and --dry-run",
+        ),
+        (["train", "--resume", "used", "--config", "digits"], 2, "by its own config and KEY=VALUE"),
+        (["train", "--resume", "nope"], 2, "nope: no such run; mnist-mlp runs lists"),
+        (["train", "--resume", "file"], 2, "file: no such run"),
+        (["trace", "used", "--image", "x.png", "--index", "3"], 2, "omit --index and --split"),
+        (["trace", "used", "--image", "x.png", "--split", "test"], 2, "omit --index and --split"),
+        (["trace", "used", "--config", "digits"], 2, "--config is for --untrained"),
+        (["predict", "used", "x.png", "./used"], 2, "used and used: several networks; name one"),
+        (["predict", "x.onnx", "x.png"], 4, "x.onnx: no such run or checkpoint"),
+        (["export", "used", "--format", "onnx", "--output", "x.html"], 2, "x.html: is named .html"),
         (["trace", "--untrained", "--best"], 2, "--untrained takes no"),
         (["trace", "--untrained", "--label", "3"], 2, "--label is for an --image"),
         (["trace", "--untrained", "--index", "360"], 2, "digits test ends at 359"),
@@ -420,3 +441,110 @@ def test_eval_takes_the_device_of_the_config_unless_told_otherwise(
     monkeypatch.setattr("mnist_mlp.runs.environment.resolve_device", note)
     assert run("eval", "run").code == run("eval", "run", "--device", "cuda").code == 0
     assert asked == ["cpu", "cuda"]
+
+
+@pytest.mark.usefixtures("digits_run")
+@pytest.mark.parametrize(
+    "command",
+    ["eval", "trace", "predict seven.png", "runs", "check-lesson", "count-params", "configs"],
+)
+def test_json_leaves_stderr_to_warnings_and_errors(run: Run, command: str) -> None:
+    shutil.copy(SAMPLES / "7_plain.png", "seven.png")
+    Path("runs/digits-001/checkpoints/epoch-009.safetensors").write_bytes(b"damaged")
+    outcome = run(*command.split(), "--json")
+    json.loads(outcome.out)
+    warned = "epoch-009.safetensors: not a checkpoint" in outcome.err
+    assert warned == (command.split()[0] in ("eval", "trace", "predict"))
+    assert len(outcome.err.splitlines()) == warned
+
+
+def test_a_run_is_recognised_wherever_it_is_named(run: Run) -> None:
+    """By its path, its bare name, or a checkpoint of its own; before or after the picture."""
+    for name in ("a", "b"):
+        assert run(*QUICK, f"name={name}").code == 0
+    seven = SAMPLES / "7_plain.png"
+    newest = "runs/a-001/checkpoints/epoch-002.safetensors"
+    for target in ("a-001", "runs/a-001", newest):
+        assert run("eval", target).out.startswith(f"{newest}: digits")
+        for arguments in ((target, seven), (seven, target)):
+            assert run("predict", *arguments).out.startswith(f"{newest}\n{seven}  ")
+    assert "several networks" in run("predict", "a-001", seven, "b-001").err
+    assert json.loads(run("runs", "a-001", "runs/b-001", "--json").out)["differences"] == {
+        "name": ["a", "b"]
+    }
+
+
+def test_resume_takes_what_people_mean_by_a_run(run: Run) -> None:
+    assert run(*QUICK).code == 0
+    checkpoints = Path("runs/digits-001/checkpoints")
+    assert run("train", "--resume", "digits-001", "train.epochs=3").code == 0
+    newest = checkpoints / "epoch-003.safetensors"
+    assert "resumed after update 270" in run("train", "--resume", newest, "train.epochs=4").out
+    older = run("train", "--resume", newest, "train.epochs=5")
+    assert (older.code, len(list_checkpoints(checkpoints.parent))) == (2, 3)
+    assert older.err == (
+        f"mnist-mlp: {newest}: its run went on to epoch-004.safetensors; "
+        "--resume runs/digits-001 continues\n"
+    )
+
+
+def test_an_older_run_is_not_used_unsaid(run: Run) -> None:
+    assert run(*QUICK).code == 0
+    assert run(*QUICK, "optimizer.learning_rate=1e15").code == 6
+    said = "runs/digits-002 saved no checkpoint; using runs/digits-001"
+    for command in (["eval"], ["trace"], ["export", "--format", "safetensors"]):
+        assert run(*command).out.startswith(f"{said}\n")
+    assert run("eval", "--json").err == f"{said}\n"
+    assert run("train", "--resume", "latest", "train.epochs=3").out.startswith(said)
+
+
+def test_exports_are_read_or_named(run: Run) -> None:
+    assert run(*QUICK, "model.layer_sizes=784,32,10", "model.activation=tanh").code == 0
+    for format_ in ("safetensors", "pt2"):
+        assert run("export", "--format", format_).code == 0
+    exported = "digits-001.safetensors"
+    known, read = (json.loads(run("eval", *of, "--json").out) for of in ([], [exported]))
+    assert read == known
+    traced = [json.loads(run("trace", *of, "--json").out) for of in ([], [exported])]
+    assert traced[0] == traced[1]
+    assert run("predict", exported, SAMPLES / "7_plain.png").code == 0
+    assert run("export", exported, "--format", "pt2", "--output", "again.pt2").code == 0
+    assert run("train", "--resume", exported).code == 2
+    refused = run("eval", "digits-001.pt2")
+    assert refused.code == 4
+    assert "an export for other programs; name the run or checkpoint" in refused.err
+    damaged = bytearray(Path(exported).read_bytes())
+    damaged[-1] ^= 1
+    Path(exported).write_bytes(damaged)
+    assert "damaged: its content does not match" in run("eval", exported).err
+
+
+def test_an_export_says_what_it_replaces_and_harms_no_checkpoint(run: Run) -> None:
+    assert run(*QUICK).code == 0
+    assert "in place of" not in run("export", "--format", "safetensors").out
+    assert "in place of the file that was there" in run("export", "--format", "safetensors").out
+    Path("folder").mkdir()
+    assert run("export", "--format", "safetensors", "--output", "folder").code == 0
+    assert run("eval", "folder/digits-001.safetensors").code == 0
+    checkpoint = Path("runs/digits-001/checkpoints/epoch-001.safetensors")
+    before = checkpoint.read_bytes()
+    refused = run("export", "--format", "safetensors", "--output", checkpoint)
+    assert (refused.code, checkpoint.read_bytes()) == (2, before)
+
+
+def test_training_says_what_has_no_effect(run: Run) -> None:
+    outcome = run(*QUICK, "optimizer.name=adam", "optimizer.momentum=0.9", "schedule.gamma=0.5")
+    for key in ("optimizer.momentum", "schedule.gamma"):
+        assert f"note      {key} has no effect in this config\n" in outcome.out
+
+
+def test_a_failing_picture_is_told_once(run: Run, digits_run: Path) -> None:
+    Path("words.png").write_text("words")
+    one = run("predict", "words.png")
+    assert (one.out + one.err).count("words.png") == 1
+    Path("more.png").write_text("words")
+    two = run("predict", "words.png", "more.png")
+    assert two.err == "mnist-mlp: 2 of 2 pictures could not be read\n"
+    assert (two.code, two.out.count("words.png"), two.out.count("more.png")) == (3, 1, 1)
+    silent = run("predict", "words.png", "more.png", "--quiet")
+    assert (silent.err.count("words.png"), silent.err.count("more.png")) == (1, 1)

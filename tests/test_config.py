@@ -62,10 +62,10 @@ def test_bundled_configs_load_by_bare_name_and_by_path(name: str) -> None:
 def test_all_errors_at_once_each_with_file_line_and_key() -> None:
     text = "seed: -1\ntrain:\n  epochs: ten\n  batchsize: 3\noptimizer:\n  momentum: 1\n"
     assert errors(text) == [
-        "config.yaml:1: seed: must be greater than or equal to 0, not -1",
-        'config.yaml:3: train.epochs: must be a valid integer, not "ten"',
+        "config.yaml:1: seed: must be at least 0, not -1",
+        'config.yaml:3: train.epochs: must be a whole number, not "ten"',
         "config.yaml:4: train.batchsize: unknown key; did you mean train.batch_size?",
-        "config.yaml:6: optimizer.momentum: must be less than 1, not 1",
+        "config.yaml:6: optimizer.momentum: must be below 1, not 1",
     ]
 
 
@@ -151,7 +151,7 @@ def test_refused_values_name_their_key(text: str, key: str) -> None:
         ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", 1, "anchors and aliases"),
         ("seed: !!int 3", 1, "tags"),
         ("seed: !!python/object/apply:os.system [id]", 1, "tags"),
-        ("seed: 0\n---\nseed: 1", 2, "expected a single document"),
+        ("seed: 0\n---\nseed: 1", 2, "more than one document; remove"),
         ("seed: [", 1, "invalid YAML"),
         ("seed:\n\t- 1", 2, "invalid YAML"),
         ('name: "\\UFFFFFFFF"', 1, "invalid YAML"),
@@ -184,7 +184,8 @@ def test_too_large_a_file_is_refused() -> None:
     [
         ("sede", "did you mean seed?"),
         ("learning_rate", "did you mean optimizer.learning_rate?"),
-        ("lr", "the keys here are name, seed"),
+        ("xyzzy", "the keys here are name, seed"),
+        ("lr", "did you mean optimizer.learning_rate?"),
     ],
 )
 def test_unknown_keys_are_told_the_nearest(key: str, suggestion: str) -> None:
@@ -252,14 +253,14 @@ def test_overrides() -> None:
 @pytest.mark.parametrize(
     ("override", "reason"),
     [
-        ("train.epochs=x", 'train.epochs: must be a valid integer, not "x"'),
+        ("train.epochs=x", 'train.epochs: must be a whole number, not "x"'),
         ("train.epoch=1", "train.epoch: unknown key; did you mean train.epochs?"),
         ("train.epochs", "expected KEY=VALUE"),
         ("=3", "expected KEY=VALUE"),
         ("train..epochs=3", "expected KEY=VALUE"),
         ("train={epochs: 3}", "set one key at a time"),
         ("train=3", "train: must be a section"),
-        ("seed.x=3", "seed: must be a valid integer"),
+        ("seed.x=3", "seed: must be a whole number"),
         ("device.x=3", "device has no keys of its own"),
         ("seed=[", "invalid YAML"),
         ("seed=&a 1", "anchors"),
@@ -392,3 +393,63 @@ def test_any_file_through_the_program_is_accepted_or_exit_2(seed: int) -> None:
     else:
         assert outcome.code == 2
         assert outcome.err.startswith("mnist-mlp: config.yaml:")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("seed: 1.5", "must be a whole number, not 1.5"),
+        ("optimizer: {learning_rate: x}", 'must be a number, not "x"'),
+        ("name: 5", "must be text, in quotes, not 5"),
+        ("model: {batch_norm: yes}", 'must be true or false, not "yes"'),
+        ("model: {layer_sizes: 784}", "must be a list, such as 784,32,10 or [a, b], not 784"),
+        ("model: {layer_sizes: [784]}", "must have at least 2 entries, not [784]"),
+        (f"model: {{layer_sizes: {[784] * 101}}}", "must have at most 100 entries, not ["),
+        ("train: {epochs: 2000000}", "must be at most 1,000,000, not 2000000"),
+        ("schedule: {gamma: 0}", "must be above 0, not 0"),
+        ("seed: 1\n\tname: x", "invalid YAML: a tab; use spaces"),
+        ("seed: @x", "invalid YAML: a value that begins with @, ` or %; put it in quotes"),
+        ("name: a: b", "a ':' too many; check the indentation, or quote the value"),
+        ("name: a\n  seed: 1", "a ':' too many; check the indentation, or quote the value"),
+        ("key: - x", "a '-' where no list can begin; quote the value"),
+        ("data: {mirrors: [a", "a list whose ] or comma is missing"),
+        ("train: {epochs: 3 batch_size: 4}", "a { whose } or comma is missing"),
+        ("name: 'a", "a quote that is not closed"),
+        ("seed: 1\nname", "a key without ': ' and a value"),
+        ("seed: 1\n- 2", "a line indented otherwise than its neighbours"),
+        ("{seed: 1}}", "something is left over after the end, or a value begins with %"),
+        ("seed: ]", "a value is missing"),
+    ],
+)
+def test_mistakes_are_told_in_our_words(text: str, words: str) -> None:
+    (error,) = errors(text)
+    assert error.endswith(words) or (words.endswith("[") and words in error), error
+
+
+@pytest.mark.parametrize("sizes", ["784,32,10", "784-32-10", "[784, 32, 10]", "784, 32, 10"])
+def test_lists_of_sizes_need_no_brackets(sizes: str) -> None:
+    config = load_config("digits", [f"model.layer_sizes={sizes}"])
+    assert config.model.layer_sizes == (784, 32, 10)
+    Path("again.yaml").write_text(f"model: {{layer_sizes: '{sizes.strip('[]')}'}}")
+    assert load_config("again.yaml").model.layer_sizes == (784, 32, 10)
+
+
+@pytest.mark.parametrize("sizes", ["784,32,", "-784-10", "784,x,10", "784 x 10", "784;10"])
+def test_other_text_is_no_list_of_sizes(sizes: str) -> None:
+    with pytest.raises(ConfigError, match=r"model\.layer_sizes: must be a list"):
+        load_config("digits", [f"model.layer_sizes={sizes}"])
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("mnst", "did you mean --config mnist?"),
+        ("Digits", "did you mean --config digits?"),
+        ("elsewhere/Digits.yml", "did you mean --config digits?"),
+        ("xyzzy", "give a path, or the name of a bundled one: best, digits, fast, "),
+    ],
+)
+def test_a_config_that_is_not_there_is_told_the_nearest(name: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config(name)
+    assert str(error.value).startswith(f"{name}: no such config file; {hint}")

@@ -1,4 +1,6 @@
 import ast
+import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -61,3 +63,26 @@ def test_the_top_level_holds_what_it_should() -> None:
     top = {path.split("/")[0] for path in tracked.stdout.split()}
     allowed = {"pyproject.toml", "README.md", "LICENSE", "configs", "mnist_mlp", "scripts", "tests"}
     assert {name for name in top if not name.startswith(".")} == allowed
+
+
+@pytest.mark.parametrize(
+    ("python", "message"),
+    [
+        ("old", "./old is Python 3.10; Python 3.11 or newer is needed: PYTHON=/path/to/python "),
+        ("nope", "PYTHON=./nope does not run; Python 3.11 or newer is needed: PYTHON=/path/to/"),
+    ],
+)
+def test_a_python_that_is_too_old_is_told_as_such(python: str, message: str) -> None:
+    """`old` answers as Python 3.10 would."""
+    Path("scripts").mkdir()
+    for name in ("scripts/setup", "scripts/quickstart", "pyproject.toml"):
+        shutil.copy(REPOSITORY / name, name)
+    Path("old").write_text('#!/bin/sh\ncase "$2" in *print*) echo Python 3.10;; *) exit 1;; esac\n')
+    Path("old").chmod(0o755)
+    environment = {**os.environ, "PYTHON": f"./{python}"}
+    process = subprocess.run(
+        ["scripts/quickstart"], capture_output=True, text=True, env=environment
+    )
+    assert (process.returncode, process.stdout) == (2, "")
+    assert process.stderr.startswith(f"scripts/setup: {message}")
+    assert len(process.stderr.splitlines()) == 1

@@ -18,6 +18,7 @@ import typer
 
 from mnist_mlp import errors
 from mnist_mlp.cli import checks, common, networks
+from mnist_mlp.config import resembling_key
 from mnist_mlp.updates.ranks import processes, rank
 
 app = typer.Typer(
@@ -64,6 +65,9 @@ def main() -> NoReturn:
         if getattr(sys, name) is None:  # the parent process closed it
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - open until the end
         getattr(sys, name).reconfigure(errors="replace")
+    if dashed := next((word for word in sys.argv if re.match("[–—−]+[a-z]", word)), None):
+        hint = f"begins with a dash that is no hyphen; type --{dashed.lstrip('–—−')}"
+        sys.exit(_fail(f"{dashed} {hint}", errors.UsageError.exit_code))
     code = _run()
     if processes() > 1:
         # PyTorch's communication threads can crash the interpreter's shutdown ("terminate called"),
@@ -89,6 +93,9 @@ def _run() -> str | int | None:
     except typer.TyperException as error:
         # Empty for a bare `mnist-mlp`, which printed its help; several lines for a missing choice.
         message = " ".join(error.format_message().split())
+        option = re.search("No such option: --([a-z-]+)", message)
+        if option and (key := resembling_key(option[1].replace("-", "_"))):
+            message = f"{message.rstrip('.')}; {key}=VALUE sets a value of the config."
         return _fail(f"{message} See mnist-mlp --help." if message else "", error.exit_code)
     except SystemExit as error:  # Typer's own, after it has printed help or completions
         return 0 if isinstance(error.__context__, BrokenPipeError) else error.code

@@ -1,6 +1,7 @@
 """The commands that make or use a network: train, eval, trace, predict, report, export."""
 
 import math
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -8,8 +9,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mnist_mlp.cli import common
-from mnist_mlp.errors import ImageError, UsageError
-from mnist_mlp.runs.directory import newest_run
+from mnist_mlp.errors import CheckpointError, ImageError, UsageError
+from mnist_mlp.runs.directory import find_run, is_network, list_checkpoints, newest_run
 from mnist_mlp.signals import stop_requested
 from mnist_mlp.updates.ranks import rank
 from mnist_mlp.views import terminal
@@ -17,18 +18,29 @@ from mnist_mlp.views import terminal
 # Options of one command each; common.py has the others.
 RunDir = Annotated[Path | None, typer.Option(help="Default: a new folder runs/<config>-NNN.")]
 Resume = Annotated[str | None, typer.Option(metavar="RUN", help="The run to continue, or latest.")]
+InitFrom = Annotated[
+    Path | None,
+    typer.Option(metavar="RUN|CHECKPOINT", help="Begin with the weights of a trained network."),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Try everything on two mini-batches; keep only the data.")
 ]
 Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Save TensorBoard events.")]
-Index = Annotated[int, typer.Option(min=0, help="Which image of the split.")]
+Index = Annotated[
+    int | None, typer.Option(min=0, help="Which image of the split. Default: the first, 0.")
+]
+TraceSplit = Annotated[
+    Literal["test", "validation", "train"] | None, typer.Option(help="Default: test.")
+]
 ImageFile = Annotated[Path | None, typer.Option(help="Your own image instead; see predict.")]
 Label = Annotated[
     int | None,
     typer.Option(min=0, max=9, help="Of --image. Default: from its name, else the prediction."),
 ]
 Untrained = Annotated[bool, typer.Option("--untrained", help="A new network, not a trained one.")]
-NewConfig = Annotated[str, typer.Option(help="With --untrained: whose network and data set.")]
+NewConfig = Annotated[
+    str | None, typer.Option(help="With --untrained: whose network and data. Default: digits.")
+]
 LearningRate = Annotated[float, typer.Option(min=0, help="For one gradient descent update.")]
 Images = Annotated[
     list[Path],
@@ -49,6 +61,7 @@ Format = Annotated[
     Literal["html", "safetensors", "onnx", "pt2"],
     typer.Option("--format", help="The explorer page, the weights, or a graph."),
 ]
+NO_CONFIG = "name a --config, such as --config digits, or a run to --resume"
 File = Annotated[Path | None, typer.Option(metavar="FILE", help="Default: <run>.<format>, here.")]
 
 
@@ -59,6 +72,7 @@ def train(
     root: common.Root = None,
     run_dir: RunDir = None,
     resume: Resume = None,
+    init_from: InitFrom = None,
     dry_run: DryRun = False,
     tensorboard: Tensorboard = False,
     json_: common.Json = False,
@@ -66,20 +80,31 @@ def train(
     debug: common.Debug = False,
 ) -> None:
     """Train a network as a config says, or continue a run that was stopped."""
-    if resume is not None:
-        if run_dir or dry_run:
-            raise UsageError("--resume continues a run in place: omit --run-dir and --dry-run")
-        run_dir = newest_run() if resume == "latest" else Path(resume)
-        config = config or str(run_dir / "config.yaml")
-    if config is None:
-        raise UsageError("name a --config, or a run to --resume")
-    loaded = common.read_config(config, overrides, root, device)
-    with terminal.open_console(json_, quiet or rank() > 0) as console:
+    if resume is not None and (config or run_dir or dry_run or init_from):
+        raise UsageError(
+            "--resume continues a run in place, by its own config and KEY=VALUE: "
+            "omit --config, --run-dir, --init-from and --dry-run"
+        )
+    with terminal.open_console(json_, quiet or rank() > 0, progress=True) as console:
+        if resume is not None:
+            run_dir = newest_run() if resume == "latest" else _run_to_resume(Path(resume))
+            config = str(run_dir / "config.yaml")
+        if config is None:
+            word = next((word for word in overrides or () if "=" not in word), None)
+            raise UsageError(f"did you mean --config {word}?" if word else NO_CONFIG)
+        loaded = common.read_config(config, overrides, root, device)
         with stop_requested() as stop:
             from mnist_mlp.runs.training import run_events
 
             resuming = resume is not None
-            events = run_events(loaded, run_dir, dry_run=dry_run, resume=resuming, stop=stop)
+            events = run_events(
+                loaded,
+                run_dir,
+                dry_run=dry_run,
+                resume=resuming,
+                init_from=init_from,
+                stop=stop,
+            )
             if tensorboard and rank() == 0:
                 from mnist_mlp.views.tensorboard import with_board
 
@@ -93,6 +118,26 @@ def train(
             console.print(f"report in {page}")
     if json_ and rank() == 0:
         common.print_json(result.to_json())
+
+
+def _run_to_resume(target: Path) -> Path:
+    """The run that a path, a run's name or a checkpoint file means.
+
+    Raises:
+        UsageError: A checkpoint that is not its run's newest, or another file.
+    """
+    target = find_run(target)
+    if target.is_dir():
+        return target
+    run = target.parent.parent
+    if target not in list_checkpoints(run):
+        raise UsageError(f"{target}: no such run; mnist-mlp runs lists those under runs/")
+    if target != (newest := list_checkpoints(run)[-1]):
+        raise UsageError(
+            f"{target}: its run went on to {newest.name}; --resume {run} continues that,\n"
+            f"--init-from {target} begins a new run with its weights"
+        )
+    return run
 
 
 def evaluate(
@@ -129,12 +174,12 @@ def evaluate(
 def trace(
     target: common.Target = None,
     best: common.Best = False,
-    index: Index = 0,
-    split: common.Split = "test",
+    index: Index = None,
+    split: TraceSplit = None,
     image: ImageFile = None,
     label: Label = None,
     untrained: Untrained = False,
-    config: NewConfig = "digits",
+    config: NewConfig = None,
     learning_rate: LearningRate = 0.1,
     root: common.Root = None,
     json_: common.Json = False,
@@ -146,7 +191,12 @@ def trace(
         raise UsageError("--untrained takes no RUN, CHECKPOINT or --best; name a --config instead")
     if label is not None and not image:
         raise UsageError("--label is for an --image; MNIST's images have their own labels")
-    settings = common.read_config(config, root=root) if untrained else None
+    if image and (index is not None or split):
+        raise UsageError("--image is an image of your own: omit --index and --split")
+    if config and not untrained:
+        raise UsageError("--config is for --untrained; a trained network has its own config")
+    index, split = index or 0, split or "test"
+    settings = common.read_config(config or "digits", root=root) if untrained else None
     with terminal.open_console(json_, quiet) as console:
         import torch
 
@@ -207,11 +257,14 @@ def predict(
     with terminal.open_console(json_, quiet) as console:
         from mnist_mlp.pictures import predict as pictures
 
-        has_target = paths[0].suffix == ".safetensors" or (paths[0] / "checkpoints").is_dir()
-        target, images = (paths[0], paths[1:]) if has_target else (None, paths)
+        paths = [find_run(path) for path in paths]
+        targets = [path for path in paths if is_network(path)]
+        images = [path for path in paths if path not in targets]
+        if len(targets) > 1:
+            raise UsageError(f"{' and '.join(map(str, targets))}: several networks; name one")
         if not images:
-            raise UsageError(f"{target}: this is a network; name an image to read with it")
-        checkpoint = common.read_checkpoint(target, best)
+            raise UsageError(f"{targets[0]}: this is a network; name an image to read with it")
+        checkpoint = common.read_checkpoint(targets[0] if targets else None, best)
         console.print(str(checkpoint.path))
         files = list(pictures.pictures_of(images))
         width = max(len(str(file)) for file in files)
@@ -220,7 +273,8 @@ def predict(
                 prediction = pictures.predict_file(checkpoint.model, file, invert)
             except ImageError as error:
                 rows.append({"file": str(file), "error": str(error)})
-                console.print(f"{file!s:{width}}  {str(error).removeprefix(f'{file}: ')}")
+                if len(files) > 1:  # otherwise the error is all there is to say
+                    console.print(f"{file!s:{width}}  {str(error).removeprefix(f'{file}: ')}")
                 continue
             rows.append(prediction.to_json())
             if (label := pictures.label_of(file)) is not None:
@@ -234,7 +288,8 @@ def predict(
     if json_:
         common.print_json(rows)
     if errors := [row["error"] for row in rows if "error" in row]:
-        raise ImageError("\n".join(errors))
+        told = f"{len(errors)} of {len(rows)} pictures could not be read"
+        raise ImageError("\n".join(errors) if quiet or json_ or len(rows) == 1 else told)
 
 
 def report(
@@ -270,8 +325,12 @@ def export(
         checkpoint = common.read_checkpoint(target, best)
         name = (checkpoint.run_dir or checkpoint.path.with_suffix("")).absolute().name
         path = output or Path(f"{name}.{format_}")
-        if path.exists() and path.samefile(checkpoint.path):
-            raise UsageError(f"{path}: is the checkpoint itself; choose another --output")
+        if path.is_dir():
+            path /= f"{name}.{format_}"
+        if path.suffix[1:] in {"html", "safetensors", "onnx", "pt2"} - {format_}:
+            raise UsageError(f"{path}: is named {path.suffix}, but --format is {format_}")
+        if replaced := path.exists():
+            _refuse_checkpoint(path)
         if format_ == "safetensors":
             from mnist_mlp.export.weights import export_safetensors
 
@@ -291,4 +350,14 @@ def export(
 
             data = common.read_data(checkpoint.config, root)
             export_html(checkpoint, data, checkpoint.rows(), path)
-        console.print(f"{checkpoint.path} -> {path}, {path.stat().st_size:,} bytes")
+        size = f"{path.stat().st_size:,} bytes"
+        note = ", in place of the file that was there" if replaced else ""
+        console.print(f"{checkpoint.path} -> {path}, {size}{note}")
+
+
+def _refuse_checkpoint(path: Path) -> None:
+    from mnist_mlp.runs.checkpoint import load_checkpoint
+
+    with suppress(CheckpointError):
+        if load_checkpoint(path).environment:  # which an export lacks
+            raise UsageError(f"{path}: is a checkpoint; choose another --output")

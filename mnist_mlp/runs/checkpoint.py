@@ -24,7 +24,7 @@ from mnist_mlp.config import Config
 from mnist_mlp.constants import TRAINING_EXAMPLES
 from mnist_mlp.errors import CheckpointError, DivergedError, UsageError
 from mnist_mlp.files import write_atomically
-from mnist_mlp.runs.directory import list_checkpoints, read_rows, whole_epochs
+from mnist_mlp.runs.directory import find_run, list_checkpoints, read_rows, whole_epochs
 from mnist_mlp.runs.state import empty_network, state_shapes
 from mnist_mlp.steps.train import EpochResult
 
@@ -138,13 +138,14 @@ def load_checkpoint(path: str | Path, *, best: bool = False) -> Checkpoint:
     """Read a checkpoint file, or the newest whole checkpoint of a run directory.
 
     With `best`, read the one of a run directory with the highest validation accuracy instead, the
-    earliest of equals. A damaged checkpoint of a run directory is passed over with a warning.
+    earliest of equals. A damaged checkpoint of a run directory is passed over with a warning. The
+    path may also be the name of a run under runs/, or a file from `export --format safetensors`.
 
     Raises:
         CheckpointError: There is none, or the file is not a whole checkpoint.
         UsageError: The best of a single file was asked for.
     """
-    path = Path(path)
+    path = find_run(Path(path))
     if path.is_file():
         if best:
             raise UsageError(f"{path}: --best chooses among a run's checkpoints; this is one file")
@@ -218,9 +219,10 @@ def _read(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
     except (_Refused, safetensors.SafetensorError) as error:
         reason = error if isinstance(error, _Refused) else "damaged (SafetensorError)"
-        raise CheckpointError(
-            f"{path}: {reason}; choose another checkpoint, or train again"
-        ) from None
+        message = f"{reason}; choose another checkpoint, or train again"
+        if path.suffix in (".onnx", ".pt2"):
+            message = "an export for other programs; name the run or checkpoint that it is made of"
+        raise CheckpointError(f"{path}: {message}") from None
     training = {
         name.removeprefix(TRAINING_PREFIX): tensors.pop(name)
         for name in list(tensors)
@@ -247,6 +249,8 @@ def _check_header(head: bytes, file_size: int) -> _Metadata:
     try:
         header = json.loads(head[8:], object_pairs_hook=_unique)
         named = header.pop("__metadata__")
+        if named.get("producer") == "mnist-mlp":
+            named = _metadata_of_export(named)
         if named["format_version"] != FORMAT_VERSION:
             raise _Refused(f"its format version is not {FORMAT_VERSION}")
         metadata = _Metadata.model_validate(named)
@@ -257,7 +261,8 @@ def _check_header(head: bytes, file_size: int) -> _Metadata:
     config = metadata.config
     expected = {name: list(t.shape) for name, t in empty_network(config).state_dict().items()}
     if any(name.startswith(TRAINING_PREFIX) for name in found):  # otherwise: weights only
-        expected |= {TRAINING_PREFIX + name: s for name, s in state_shapes(config).items()}
+        state = state_shapes(config, metadata.update)
+        expected |= {TRAINING_PREFIX + name: shape for name, shape in state.items()}
     losses = TRAINING_PREFIX + "losses"  # (examples so far,), only within an epoch
     match found.get(losses):
         case (_, [examples]) if examples in range(1, max(TRAINING_EXAMPLES.values()) + 1):
@@ -274,6 +279,19 @@ def _check_header(head: bytes, file_size: int) -> _Metadata:
     if file_size != len(head) + 4 * sum(map(math.prod, expected.values())):
         raise _Refused("damaged: cut short, or longer than its header says")
     return metadata
+
+
+def _metadata_of_export(export: dict[str, str]) -> dict[str, str]:
+    """Metadata of a checkpoint that has nothing but an exported network."""
+    sizes, activation = json.loads(export["layer_sizes"]), export["activation"]
+    config = {
+        "data": {"dataset": export["dataset"], "validation": 0},
+        "model": {"layer_sizes": sizes, "activation": activation},
+    }
+    kept = {name: export[name] for name in ("epoch", "update", "content_sha256")}
+    empty = dict.fromkeys(("metrics", "environment", "data_hashes", "progress"), "{}")
+    rest = {"format_version": FORMAT_VERSION, "config": json.dumps(config), "order_hash": ""}
+    return kept | empty | rest
 
 
 def _shown(value: object) -> str:

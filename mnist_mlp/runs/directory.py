@@ -4,6 +4,7 @@ A run directory holds `config.yaml` (complete; it can be trained from again), `e
 `metrics.jsonl` (a row for each epoch) and `checkpoints/`.
 """
 
+import logging
 import re
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from mnist_mlp.files import half_written
 
 if TYPE_CHECKING:
     from mnist_mlp.steps.train import EpochResult
+
+log = logging.getLogger(__name__)
 
 RUNS = Path("runs")
 """Where run directories are created and looked for, below the current folder."""
@@ -45,8 +48,21 @@ def whole_epochs(run_dir: Path) -> dict[Path, int]:
     return {path: n for path, n in epochs.items() if path == checkpoint_path(run_dir, n)}
 
 
+def find_run(target: Path) -> Path:
+    """A path as it is; or where there is nothing, the run of that name under runs/."""
+    named = RUNS / target
+    return named if not target.exists() and named.is_dir() else target
+
+
+def is_network(path: Path) -> bool:
+    """Whether a path is a run directory, or a file that is meant as a network."""
+    if path.suffix in (".safetensors", ".onnx", ".pt2"):
+        return True
+    return (path / "environment.json").is_file() or (path / "checkpoints").is_dir()
+
+
 def newest_run(runs: Path = RUNS) -> Path:
-    """The run directory with the youngest checkpoint.
+    """The run directory with the youngest checkpoint. Warns of a later run that has none.
 
     Raises:
         CheckpointError: No run has a checkpoint.
@@ -57,7 +73,12 @@ def newest_run(runs: Path = RUNS) -> Path:
             f"{runs}/: no run with a checkpoint here; "
             "train first (mnist-mlp train --config digits) or name a run directory"
         )
-    return max(checkpoints, key=lambda path: path.stat().st_mtime_ns).parent.parent
+    newest = max(checkpoints, key=lambda path: path.stat().st_mtime_ns)
+    for begun in runs.glob("[!.]*/environment.json"):
+        later = begun.stat().st_mtime_ns > newest.stat().st_mtime_ns
+        if later and not list_checkpoints(begun.parent):
+            log.warning("%s saved no checkpoint; using %s", begun.parent, newest.parent.parent)
+    return newest.parent.parent
 
 
 def read_rows(run_dir: Path, epochs: int) -> list["EpochResult"]:

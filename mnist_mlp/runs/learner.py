@@ -1,7 +1,7 @@
 """From a config to a network and what trains it."""
 
 import math
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mnist_mlp.config import Config
 from mnist_mlp.constants import TRAINING_EXAMPLES
+from mnist_mlp.errors import UsageError
 from mnist_mlp.runs.checkpoint import Checkpoint
 from mnist_mlp.runs.state import source_networks, state_shapes
 from mnist_mlp.steps.backprop import autograd, chain_rule
@@ -51,14 +52,14 @@ class Learner:
     compiler_problem: str | None
     """Why updates are not compiled though they should be."""
 
-    def state(self) -> dict[str, Tensor]:
-        """The tensors that only training needs: optimizer state, and the source networks."""
+    def state(self, updates: int) -> dict[str, Tensor]:
+        """Tensors that only training needs: source networks, and once updated the optimizer's."""
         state = {
             f"{kind}.{name}": tensor
             for kind, network in self._sources().items()
             for name, tensor in named_floats(network).items()
         }
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self.model.named_parameters() if updates else ():
             for key, value in self.optimizer_state[parameter].items():
                 if isinstance(value, Tensor):
                     state[f"optimizer.{name}.{key}"] = value
@@ -70,7 +71,8 @@ class Learner:
         Raises:
             ValueError: The checkpoint has no state to resume from.
         """
-        if missing := state_shapes(self.config).keys() - checkpoint.training.keys():
+        needed = state_shapes(self.config, checkpoint.update)
+        if missing := needed.keys() - checkpoint.training.keys():
             raise ValueError(f"no {min(missing)}")
         # With batch norm folded in, the network for use cannot be put back, and need not be.
         if not self.config.model.batch_norm:
@@ -92,14 +94,20 @@ class Learner:
         return {kind: networks[kind] for kind in source_networks(self.config)}
 
 
-def assemble(config: Config, data: Dataset) -> Learner:
-    """Build the network of a config, on the data's device, and what trains it."""
+def assemble(config: Config, data: Dataset, weights: Mapping[str, Tensor] | None = None) -> Learner:
+    """Build the network of a config, on the data's device, and what trains it.
+
+    The network begins with these weights by name, or with new ones.
+    """
     device, size = data.train.labels.device, config.train.batch_size
     sizes, activation = config.model.layer_sizes, config.model.activation
 
     def new_model() -> nn.Sequential:
         norm = config.model.batch_norm
-        return build_mlp(sizes, activation, config.seed, batch_norm=norm).to(device)
+        model = build_mlp(sizes, activation, config.seed, batch_norm=norm)
+        if weights:
+            model.load_state_dict(weights, strict=not norm)  # integer counts are not saved
+        return model.to(device)
 
     model = new_model()
     kind, problem = updater_kind(config, device.type), None
@@ -127,6 +135,30 @@ def assemble(config: Config, data: Dataset) -> Learner:
         warmup_fraction=schedule.warmup_fraction,
     )
     return Learner(config, model, updater, state, rates, backward, problem)
+
+
+def weights_to_begin_with(initial: Checkpoint, config: Config) -> dict[str, Tensor]:
+    """A checkpoint's weights, for the network of a config.
+
+    Raises:
+        UsageError: The checkpoint's network is another one.
+    """
+    ours, theirs = config.model, initial.config.model
+    if ours.layer_sizes != theirs.layer_sizes or ours.activation != theirs.activation:
+        networks = (f"{'-'.join(map(str, m.layer_sizes))} {m.activation}" for m in (theirs, ours))
+        raise UsageError("{}: its network is {}, the config's {}".format(initial.path, *networks))
+    if not ours.batch_norm:
+        return initial.model.state_dict()
+    # The network for use has no batch norm any more. The one that it was made of is saved too.
+    kind = source_networks(initial.config)[-1] if theirs.batch_norm else "none"
+    weights = {
+        name.removeprefix(f"{kind}."): tensor
+        for name, tensor in initial.training.items()
+        if name.startswith(f"{kind}.")
+    }
+    if not weights:
+        raise UsageError(f"{initial.path}: has no batch norm; set model.batch_norm=false")
+    return weights
 
 
 def updater_kind(config: Config, device: str) -> UpdaterKind:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from mnist_mlp.config import Config, load_config
 from mnist_mlp.errors import UsageError
-from mnist_mlp.runs.directory import RUNS
+from mnist_mlp.runs.directory import RUNS, find_run
 
 
 class _Scores(BaseModel):
@@ -53,6 +53,7 @@ def summarise(path: Path) -> RunSummary:
     Raises:
         UsageError: It is not a run directory, or its config cannot be read.
     """
+    path = find_run(path)
     if not (path / "config.yaml").is_file():
         raise UsageError(f"{path}: not a run directory; mnist-mlp runs lists those under {RUNS}/")
     config = load_config(path / "config.yaml", environment={})

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from mnist_mlp.files import append, write_atomically
-from mnist_mlp.runs.checkpoint import Checkpoint, save_checkpoint
+from mnist_mlp.runs.checkpoint import Checkpoint, save_checkpoint, weights_sha256
 from mnist_mlp.runs.directory import checkpoint_path, list_checkpoints, whole_epochs
 from mnist_mlp.runs.environment import describe_environment
 from mnist_mlp.runs.learner import Learner
@@ -26,7 +26,13 @@ class Record:
     """
 
     def __init__(
-        self, directory: Path | None, learner: Learner, data: Dataset, *, kept: bool = True
+        self,
+        directory: Path | None,
+        learner: Learner,
+        data: Dataset,
+        *,
+        kept: bool = True,
+        initial: Checkpoint | None = None,
     ) -> None:
         self.directory, self.learner, self.config = directory, learner, learner.config
         self.reported = directory if kept else None
@@ -37,6 +43,12 @@ class Record:
         self.environment = describe_environment(self.config.seed, data.train.labels.device) | {
             "backward": learner.backward,
             "compiler_problem": learner.compiler_problem,
+            "init_from": initial
+            and {
+                "run": initial.run_name,
+                "checkpoint": initial.path.name,
+                "weights_sha256": weights_sha256(initial.model),
+            },
         }
         self.rows: list[EpochResult] = []
 
@@ -58,11 +70,16 @@ class Record:
             append(self.directory / "metrics.jsonl", _json(asdict(row)))
 
     def save_is_due(self) -> bool:
-        """Whether to save after the newest row's epoch: due, the last, or the best so far."""
+        """Whether to save after the newest row's epoch: due, the last, or the best so far.
+
+        Epoch 0 is saved where the run began with weights from elsewhere.
+        """
         row = self.rows[-1]
         last = row.epoch == self.config.train.epochs
         due = row.epoch % self.config.checkpoint.every_epochs == 0
-        return row.epoch > 0 and (last or due or self._best_epoch() is row)
+        if row.epoch == 0:  # its weights cannot be made anew
+            return self.environment["init_from"] is not None
+        return last or due or self._best_epoch() is row
 
     def save(self, seconds: float, progress: Progress | None = None) -> None:
         """Save a checkpoint, at the newest row's epoch or within the next one; delete old ones.
@@ -71,8 +88,9 @@ class Record:
         """
         if not self.directory:
             return
-        row, state = self.rows[-1], self.learner.state()
-        update, path, correct = row.updates, checkpoint_path(self.directory, row.epoch), 0
+        row, correct = self.rows[-1], 0
+        update, path = row.updates, checkpoint_path(self.directory, row.epoch)
+        state = self.learner.state(progress.updates if progress else update)
         if progress:
             update, correct = progress.updates, progress.position.correct
             path = checkpoint_path(self.directory, row.epoch, update)
@@ -103,8 +121,9 @@ class Record:
 
     def _best_epoch(self, among: Container[int] | None = None) -> EpochResult | None:
         """The earliest row with the highest validation accuracy, as `load_checkpoint` chooses."""
-        trained = [r for r in self.rows if r.epoch and (among is None or r.epoch in among)]
-        rated = [row for row in trained if row.validation_accuracy is not None]
+        first = 0 if self.environment["init_from"] else 1
+        rows = [r for r in self.rows[first:] if among is None or r.epoch in among]
+        rated = [row for row in rows if row.validation_accuracy is not None]
         return max(rated, key=lambda row: row.validation_accuracy or 0.0, default=None)
 
 

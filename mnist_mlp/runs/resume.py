@@ -1,9 +1,12 @@
 """Resuming a run: what may have changed since, and what a checkpoint puts back."""
 
+import json
 import logging
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,6 +48,7 @@ def resume_run(checkpoint: Checkpoint, record: Record) -> tuple[Position, float]
                 f"{record.config.data.dataset}: its {name} split is not the one that "
                 f"{checkpoint.path} was trained with; train again"
             )
+    record.environment["init_from"] = checkpoint.environment.get("init_from")
     for change in _changes(checkpoint.environment, record.environment):
         log.warning("resuming, but not bit for bit: %s", change)
     if checkpoint.order_hash != record.order_hash(checkpoint.epoch + 1):
@@ -67,6 +71,16 @@ def resume_run(checkpoint: Checkpoint, record: Record) -> tuple[Position, float]
     return position, seconds
 
 
+def refuse_lost_weights(run_dir: Path) -> None:
+    """Refuse to begin a run anew that began with weights from elsewhere."""
+    with suppress(OSError, ValueError, KeyError):
+        if json.loads((run_dir / "environment.json").read_bytes())["init_from"]:
+            raise UsageError(
+                f"{run_dir}: ended before it saved the weights that it began with; "
+                "begin a new run with --init-from"
+            )
+
+
 def _refuse_changes(was: Config, now: Config, epochs_begun: int) -> None:
     old, new = was.flat(), now.flat()
     shaped = now.schedule.name in ("cosine", "one_cycle")
@@ -75,7 +89,7 @@ def _refuse_changes(was: Config, now: Config, epochs_begun: int) -> None:
             reason = f" (the {now.schedule.name} schedule is shaped by it)" if shaped else ""
             raise UsageError(
                 f"{key}: {old[key]} in the run, {value} now; a run is resumed as it was begun"
-                f"{reason if key == 'train.epochs' else ''}"
+                f"{reason if key == 'train.epochs' else ''}; --init-from begins a new one"
             )
     if now.train.epochs < epochs_begun:
         raise UsageError(f"train.epochs: {now.train.epochs}, but {epochs_begun} are done or begun")

@@ -28,15 +28,18 @@ def empty_network(config: Config, *, batch_norm: bool = False) -> nn.Sequential:
         return build_mlp(config.model.layer_sizes, config.model.activation, batch_norm=batch_norm)
 
 
-def state_shapes(config: Config) -> dict[str, list[int]]:
-    """The shape of each tensor that only training needs, as `Learner.state` names them."""
+def state_shapes(config: Config, updates: int) -> dict[str, list[int]]:
+    """The shape of each tensor that only training needs, as `Learner.state` names them.
+
+    Before the first update an optimizer has no state.
+    """
     trained = empty_network(config, batch_norm=config.model.batch_norm)
     momentum = ("momentum_buffer",) if config.optimizer.momentum else ()
     keys = momentum if config.optimizer.name == "sgd" else ("step", "exp_avg", "exp_avg_sq")
     shapes = {
         f"optimizer.{name}.{key}": [] if key == "step" else list(parameter.shape)
         for name, parameter in trained.named_parameters()
-        for key in keys
+        for key in (keys if updates else ())
     }
     return shapes | {
         f"{kind}.{name}": list(tensor.shape)

@@ -27,9 +27,9 @@ from mnist_mlp.runs.environment import (
     resolve_device,
     threads_of,
 )
-from mnist_mlp.runs.learner import assemble
+from mnist_mlp.runs.learner import assemble, weights_to_begin_with
 from mnist_mlp.runs.record import Record
-from mnist_mlp.runs.resume import resume_run
+from mnist_mlp.runs.resume import refuse_lost_weights, resume_run
 from mnist_mlp.steps.data import Dataset, Split
 from mnist_mlp.steps.train import EpochResult, Position, Progress, train
 from mnist_mlp.updates.collectives import (
@@ -88,18 +88,21 @@ RunEvent = RunStart | Progress | EpochResult | RunResult
 Stop = Callable[[], int | None]
 
 
-def train_model(config: Config, run_dir: str | Path | None = None) -> RunResult:
+def train_model(
+    config: Config, run_dir: str | Path | None = None, init_from: str | Path | None = None
+) -> RunResult:
     """Train as a config says and record it in a run directory.
 
     Args:
         config: From `load_config`.
         run_dir: A new or empty folder; by default `runs/<name>-NNN`.
+        init_from: A run or checkpoint, with whose weights the network begins.
 
     Raises:
         MnistMlpError: See `mnist_mlp.errors`.
         OSError: The run directory cannot be written to.
     """
-    *_, result = run_events(config, run_dir)
+    *_, result = run_events(config, run_dir, init_from=init_from)
     assert isinstance(result, RunResult)  # noqa: S101 - the last event always is
     return result
 
@@ -110,6 +113,7 @@ def run_events(
     *,
     dry_run: bool = False,
     resume: bool = False,
+    init_from: str | Path | None = None,
     stop: Stop = lambda: None,
 ) -> Generator[RunEvent, None, None]:
     """`train_model` as a stream of events: a `RunStart`, what `train` yields, a `RunResult`.
@@ -119,6 +123,7 @@ def run_events(
         run_dir: Where the run is recorded; to resume, the run.
         dry_run: Do everything on two batches, in a folder that is removed again.
         resume: Go on from the newest whole checkpoint, or from the start if there is none.
+        init_from: A run or checkpoint, with whose weights a new run's network begins.
         stop: Called between updates, a few times a second. Returns the number of a signal if the
             run is to save and end.
     """
@@ -130,6 +135,8 @@ def run_events(
     leads = rank() == 0
     if leads and run_dir is not None and not resume:
         refuse_unusable(Path(run_dir))
+    initial = load_checkpoint(init_from) if init_from else None
+    weights = weights_to_begin_with(initial, config) if initial else None
     with cpu_threads(threads_of(config)), joined(device):
         data = _load_in_turn(config, device)
         if dry_run:
@@ -139,7 +146,15 @@ def run_events(
             if directory and not dry_run:
                 remember_run_directory(str(directory))
             checkpoint = _checkpoint_of_rank_0(directory if resume else None, device)
-            record = Record(directory, assemble(config, data), data, kept=not dry_run)
+            if directory and resume and not (checkpoint or initial):
+                refuse_lost_weights(directory)
+            record = Record(
+                directory,
+                assemble(config, data, None if checkpoint else weights),
+                data,
+                kept=not dry_run,
+                initial=initial,
+            )
             position, seconds = resume_run(checkpoint, record) if checkpoint else (None, 0.0)
             if not checkpoint:
                 record.begin([])

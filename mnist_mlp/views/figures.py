@@ -84,7 +84,7 @@ def draw_curves(rows: Sequence[EpochResult], footer: str) -> Figure:
         panel.set_xlim(-0.03 * last, 1.03 * last)
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     for panel in (loss, panels[-1]):
-        panel.set_xlabel("epoch (0: untrained)")
+        panel.set_xlabel("epoch (0: before training)")
     figure.legend(*loss.get_legend_handles_labels(), loc="outside upper right", ncols=4, fontsize=9)
     return figure
 
@@ -101,7 +101,7 @@ def _plot_splits(axes: Axes, rows: Sequence[EpochResult], quantity: str) -> None
         every = max(1, len(points) // 20)
         axes.plot(x, y, dash, color=colour, marker=marker, markevery=every, label=label)
         if x[0] == 0:
-            label = "untrained" if split == "train" else "_"  # the legend omits "_"
+            label = "before training" if split == "train" else "_"  # the legend omits "_"
             axes.plot(x[0], y[0], "D", color=BLACK, mfc="white", ms=8, label=label, zorder=3)
 
 

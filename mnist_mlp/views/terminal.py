@@ -61,15 +61,23 @@ def discard(stream: IO[str]) -> None:
 
 
 @contextmanager
-def open_console(json_: bool, quiet: bool) -> Iterator[Console]:
-    """A console on stdout, or on stderr if stdout is for JSON; it prints the package's log too."""
-    console = _Console(stderr=json_, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
+def open_console(json_: bool, quiet: bool, progress: bool = False) -> Iterator[Console]:
+    """A console on stdout, for what a command says; it prints the package's log too.
+
+    Where stdout is for JSON, stderr gets only warnings, or with `progress` all that is said.
+    """
+
+    def console(quiet: bool) -> Console:
+        return _Console(stderr=json_, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
+
+    loud = console(quiet)
     logger, handler = logging.getLogger("mnist_mlp"), logging.Handler()
-    handler.emit = lambda record: console.print(record.getMessage())  # type: ignore[method-assign]
-    logger.setLevel(logging.INFO)
+    handler.emit = lambda record: loud.print(record.getMessage())  # type: ignore[method-assign]
+    silent = quiet or (json_ and not progress)
+    logger.setLevel(logging.WARNING if silent else logging.INFO)
     logger.addHandler(handler)
     try:
-        yield console
+        yield console(silent)
     finally:
         logger.removeHandler(handler)
 
@@ -94,9 +102,10 @@ def show_run(console: Console, events: Iterator["RunEvent"]) -> "RunResult":
             if isinstance(event, RunStart):
                 epochs = event.config.train.epochs
                 bar.update(task, description="", total=epochs * event.examples["train"])
+                untrained = event.environment["init_from"] is None
                 _show_start(console, event)
             elif isinstance(event, EpochResult):
-                _show_epoch(console, event, epochs)
+                _show_epoch(console, event, epochs, untrained)
             elif isinstance(event, RunResult):
                 _show_result(console, event)
             else:
@@ -117,6 +126,8 @@ def _show_start(console: Console, start: "RunStart") -> None:
     examples = ", ".join(f"{count:,} {name}" for name, count in start.examples.items())
     console.print(f"data      {start.dataset}: {examples} examples")
     console.print(f"network   {sizes}, {start.parameters:,} parameters, {config.model.activation}")
+    if begun := where["init_from"]:
+        console.print(f"weights   of {begun['run']}, {begun['checkpoint']}")
     threads, processes = where["threads"], where["processes"]
     console.print(
         f"training  {config.optimizer.name}, batch size {config.train.batch_size}, "
@@ -134,15 +145,18 @@ def _show_start(console: Console, start: "RunStart") -> None:
     }
     if any(options.values()):
         console.print(f"with      {', '.join(name for name, used in options.items() if used)}")
+    for key in config.ignored_settings():
+        console.print(f"note      {key} has no effect in this config")
     if start.run_dir:
         resumed = "" if start.resumed_at is None else f", resumed after update {start.resumed_at:,}"
         console.print(f"run       {start.run_dir}{resumed}")
 
 
-def _show_epoch(console: Console, row: "EpochResult", epochs: int) -> None:
+def _show_epoch(console: Console, row: "EpochResult", epochs: int, untrained: bool) -> None:
+    untrained &= row.epoch == 0
     parts = [
-        f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}" if row.epoch else "untrained",
-        f"loss {row.train_loss:.4f}" + ("" if row.epoch else f" (ln 10 = {math.log(10):.4f})"),
+        "untrained" if untrained else f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}",
+        f"loss {row.train_loss:.4f}" + (f" (ln 10 = {math.log(10):.4f})" if untrained else ""),
         f"accuracy {row.train_accuracy:.2%}",
     ]
     for split in ("validation", "test"):

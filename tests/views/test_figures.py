@@ -75,7 +75,7 @@ def test_what_was_not_evaluated_is_not_drawn() -> None:
 
 def test_the_curves_of_a_network_that_was_never_updated() -> None:
     written = texts(render(draw_curves(ROWS[:1], "here"), "svg"))
-    assert "untrained" in written
+    assert "before training" in written
     assert "Accuracy from epoch 1 on" not in written
 
 

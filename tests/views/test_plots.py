@@ -23,8 +23,8 @@ from mnist_mlp.views.plots import Picture, draw_pictures
 from tests.views.drawn import sheet_of, texts
 
 WORDS = {
-    "curves": ["Loss", "Accuracy", "cross-entropy (nats, log scale)", "epoch (0: untrained)",
-               "untrained", "validation", "test", "ln 10 = 2.3026: ten equal guesses"],
+    "curves": ["Loss", "Accuracy", "cross-entropy (nats, log scale)", "epoch (0: before training)",
+               "before training", "validation", "test", "ln 10 = 2.3026: ten equal guesses"],
     "digits": ["Accuracy of each digit", "digit", "share of the digit's images"],
     "confusion-matrix": ["Confusion matrix", "true digit", "read as"],
     "mistakes": ["Most confidently wrong: 30 of"],
