@@ -50,12 +50,12 @@ from mnist_mlp.errors import CheckpointError, DataError
 from mnist_mlp.runs import record as record_module
 from mnist_mlp.runs.checkpoint import MAX_HEADER_BYTES, load_checkpoint
 from mnist_mlp.runs.directory import list_checkpoints, whole_epochs
-from mnist_mlp.runs.training import train_model
 from mnist_mlp.signals import STOP_SIGNALS
 from mnist_mlp.steps import data
 from mnist_mlp.steps import train as train_module
 from mnist_mlp.steps.optimizer import GradientDescent
 from mnist_mlp.updates.compiled import CompiledUpdater
+from mnist_mlp.views.notebook import train_model
 from scripts.forked import CONTEXT, TIMEOUT_S, Hook, Mark, Outcome, Program
 
 RUN = (

@@ -40,11 +40,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # for the other scripts
 
 from mnist_mlp import load_config, load_dataset
 from mnist_mlp.runs.environment import cpu_threads
-from mnist_mlp.runs.training import RunResult, run_events, train_model
+from mnist_mlp.runs.training import RunResult, run_events
 from mnist_mlp.steps.backprop import autograd
 from mnist_mlp.steps.model import build_mlp
 from mnist_mlp.steps.optimizer import build_optimizer
 from mnist_mlp.updates.deformation import Deformation
+from mnist_mlp.views.notebook import train_model
 from scripts.benchmark import plain_epoch, plain_loader, plain_network
 
 

@@ -15,7 +15,7 @@ import torch
 
 from mnist_mlp import cli, mnist_files
 from mnist_mlp.config import load_config
-from mnist_mlp.runs.training import train_model
+from mnist_mlp.views.notebook import train_model
 from scripts.forked import Outcome as Outcome
 from scripts.forked import Program as Program
 

@@ -173,7 +173,7 @@ def test_version_and_module(run: Run) -> None:
         (["predict", "x.onnx", "x.png"], 4, "x.onnx: no such run or checkpoint"),
         (["export", "used", "--format", "onnx", "--output", "x.html"], 2, "x.html: is named .html"),
         (["trace", "--untrained", "--best"], 2, "--untrained takes no"),
-        (["trace", "--untrained", "--label", "3"], 2, "--label is for an --image"),
+        (["trace", "--untrained", "--label", "3"], 2, "--label is for an --image; other"),
         (["trace", "--untrained", "--index", "360"], 2, "digits test ends at 359"),
         (["predict", "used"], 2, "used: this is a network"),
         (["eval", "--split"], 2, "--split"),
@@ -484,7 +484,8 @@ def test_resume_takes_what_people_mean_by_a_run(run: Run) -> None:
     assert (older.code, len(list_checkpoints(checkpoints.parent))) == (2, 3)
     assert older.err == (
         f"mnist-mlp: {newest}: its run went on to epoch-004.safetensors; "
-        "--resume runs/digits-001 continues\n"
+        "--resume runs/digits-001 continues that,\n"
+        f"--init-from {newest} begins a new run with its weights\n"
     )
 
 
@@ -521,8 +522,9 @@ def test_exports_are_read_or_named(run: Run) -> None:
 
 def test_an_export_says_what_it_replaces_and_harms_no_checkpoint(run: Run) -> None:
     assert run(*QUICK).code == 0
-    assert "in place of" not in run("export", "--format", "safetensors").out
-    assert "in place of the file that was there" in run("export", "--format", "safetensors").out
+    said = "digits-001.safetensors: replaces the file that was there"
+    assert said not in run("export", "--format", "safetensors").out
+    assert said in run("export", "--format", "safetensors").out
     Path("folder").mkdir()
     assert run("export", "--format", "safetensors", "--output", "folder").code == 0
     assert run("eval", "folder/digits-001.safetensors").code == 0

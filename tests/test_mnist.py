@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from mnist_mlp.config import load_config
-from mnist_mlp.runs.training import train_model
 from mnist_mlp.steps.data import Dataset, load_dataset
 from mnist_mlp.steps.evaluate import evaluate_model
 from mnist_mlp.steps.model import build_mlp
+from mnist_mlp.views.notebook import train_model
 from tests.conftest import program
 
 pytestmark = [pytest.mark.mnist, pytest.mark.timeout(1200)]

@@ -159,9 +159,8 @@ def test_the_python_runs(elsewhere: Path) -> None:
     process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=elsewhere
     )
-    assert process.returncode == 0, process
-    assert "% with 109,386 parameters\n" in process.stdout
-    assert "DigitScores(digit=7" in process.stdout
+    assert (process.returncode, process.stdout) == (0, ""), process
+    assert (elsewhere / "digits-001.html").exists()
 
 
 def test_the_pictures_are_there_and_small() -> None:

@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from mnist_mlp import errors
-from mnist_mlp.cli import checks, common, networks
+from mnist_mlp.cli import checks, common, images, networks
 from mnist_mlp.config import resembling_key
 from mnist_mlp.updates.ranks import processes, rank
 
@@ -49,8 +49,8 @@ app.command()(networks.train)
 app.command(name="eval")(networks.evaluate)
 app.command()(checks.count_params)
 app.command()(checks.check_lesson)
-app.command()(networks.trace)
-app.command()(networks.predict)
+app.command()(images.trace)
+app.command()(images.predict)
 app.command()(networks.report)
 app.command()(networks.export)
 app.command()(checks.runs)

@@ -55,15 +55,12 @@ def check_lesson(
     Exit 0 when this program computes what it should, also where the lesson errs; 1 when not.
     """
     with terminal.open_console(json_, quiet) as console:
-        from mnist_mlp.lesson import claims as lesson_claims
-        from mnist_mlp.mnist_files import has_mnist
+        from mnist_mlp.lesson import claims as lesson
         from mnist_mlp.runs.environment import cpu_threads
-        from mnist_mlp.steps.data import load_dataset
 
-        mnist_root = common.read_config("mnist", root=root).data.root
-        data = load_dataset("mnist" if has_mnist(mnist_root) else "digits", mnist_root)
+        data = lesson.lesson_data(root)
         with cpu_threads(1):  # the matrices are small
-            claims = list(lesson_claims.check_lesson(data))
+            claims = lesson.check_lesson(data)
         terminal.show_claims(console, claims)
     failed = [claim.id for claim in claims if not claim.ok]
     if json_:

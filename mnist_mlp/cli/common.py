@@ -1,20 +1,18 @@
 """What the commands share: their options, how they find their inputs, and how they print."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mnist_mlp.config import DATA_ROOT_VARIABLE, Config, load_config
+from mnist_mlp.config import Config, load_config
 from mnist_mlp.runs.directory import newest_run
 from mnist_mlp.views import terminal
 
 if TYPE_CHECKING:
     from mnist_mlp.runs.checkpoint import Checkpoint
-    from mnist_mlp.steps.data import Dataset
 
 _CONFIG = typer.Option("--config", help="A YAML file, or the name of a bundled config.")
 ConfigName = Annotated[str, _CONFIG]
@@ -57,13 +55,6 @@ def read_checkpoint(target: Path | None, best: bool = False) -> "Checkpoint":
     from mnist_mlp.runs.checkpoint import load_checkpoint
 
     return load_checkpoint(target or newest_run(), best=best)
-
-
-def read_data(config: Config, root: str | None) -> "Dataset":
-    """Load a run's data set from `--root`, from MNIST_MLP_DATA, or from where the run had it."""
-    from mnist_mlp.runs.environment import load_config_dataset
-
-    return load_config_dataset(config, root or os.environ.get(DATA_ROOT_VARIABLE))
 
 
 def print_text(text: str) -> None:

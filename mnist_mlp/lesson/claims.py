@@ -7,8 +7,6 @@ later step, so the first row that is not ok shows which step is broken.
 """
 
 import math
-from collections.abc import Iterator
-from itertools import repeat
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +15,14 @@ from torch.nn.utils import parameters_to_vector
 from mnist_mlp.config import load_config
 from mnist_mlp.constants import LESSON_PARAMETERS
 from mnist_mlp.lesson import gpt3, measures  # noqa: F401 - gpt3 adds rows
-from mnist_mlp.lesson.table import ROWS, Claim, Finding, judge, row
+from mnist_mlp.lesson.table import ROWS, Claim, Claims, Finding, judge, row
+from mnist_mlp.mnist_files import has_mnist
 from mnist_mlp.steps.backprop import autograd, chain_rule
-from mnist_mlp.steps.data import Dataset, Split, epoch_order
+from mnist_mlp.steps.data import Dataset, Split, epoch_order, load_dataset
 from mnist_mlp.steps.loss import cross_entropy, softmax
 from mnist_mlp.steps.model import build_mlp, count_parameters
 from mnist_mlp.steps.optimizer import build_optimizer
-from mnist_mlp.steps.train import EpochResult, fit, train
+from mnist_mlp.steps.train import EpochResult, fit
 
 LOGITS, LABEL = (1.2, 0.3, -0.5, 0.1, 3.8, 0.2, -0.1, 8.1, 0.4, 0.9), 7
 WORKED = torch.tensor([LOGITS, LOGITS], dtype=torch.float64)
@@ -36,17 +35,30 @@ BLANK_MNIST_PIXELS = 67
 """The number of pixels that are 0 in all 60,000 training images of MNIST."""
 
 
-def check_lesson(data: Dataset) -> Iterator[Claim]:
+def check_lesson(data: Dataset | None = None) -> Claims:
     """Compute every row, in the lesson's order, GPT-3 last.
 
-    The data is on the CPU and has no validation split. One row trains for an epoch on it.
+    Args:
+        data: On the CPU, without a validation split; by default `lesson_data()`. One row trains for
+            an epoch on it.
     """
-    for id_, (*_, compute) in sorted(ROWS.items(), key=lambda item: item[1][0] or 9):
-        try:
-            finding = compute(data)
-        except Exception as error:  # a broken part must be a row, not the end of the table
-            finding = Finding(f"{type(error).__name__}: {error}", "differs", False, "it fails")
-        yield fill(id_, finding)
+    data = data or lesson_data()
+    return Claims(
+        fill(id_, _compute(id_, data)) for id_ in sorted(ROWS, key=lambda id_: ROWS[id_][0] or 9)
+    )
+
+
+def lesson_data(root: str | None = None) -> Dataset:
+    """MNIST, where its files are below the root (by default the configs'), else the digits."""
+    root = root or load_config("mnist").data.root
+    return load_dataset("mnist" if has_mnist(root) else "digits", root)
+
+
+def _compute(id_: str, data: Dataset) -> Finding:
+    try:
+        return ROWS[id_][-1](data)
+    except Exception as error:  # a broken part must be a row, not the end of the table
+        return Finding(f"{type(error).__name__}: {error}", "differs", False, "it fails")
 
 
 def fill(id_: str, finding: Finding) -> Claim:
@@ -344,7 +356,7 @@ def _(data: Dataset) -> Finding:
     for k in orders[0] + orders[1]:
         backward(few.train.images[k : k + 1], few.train.labels[k : k + 1])
         sgd.step()
-    difference = _compare_compiled_updates(few)
+    difference = measures.compare_compiled_updates(few)
     config = load_config("lesson", environment={})
     return Finding(
         f"{rows[-1].examples_seen} examples in {rows[-1].updates} updates over {rows[-1].epoch} "
@@ -366,24 +378,6 @@ def _(data: Dataset) -> Finding:
         and (config.optimizer.name, config.optimizer.momentum) == ("sgd", 0),
         "configs/lesson.yaml does this; batches of more than one example are a stated deviation",
     )
-
-
-def _compare_compiled_updates(data: Dataset) -> float | None:
-    """The largest relative difference of a tensor trained with and without the compiled loop.
-
-    None where Numba is missing or broken: training does without the loop there.
-    """
-    try:
-        from mnist_mlp.updates.compiled import CompiledUpdater
-        from mnist_mlp.updates.loop import OptimizerSettings
-    except Exception:
-        return None
-    compiled, usual = build_mlp(seed=0), build_mlp(seed=0)
-    updater = CompiledUpdater(compiled, OptimizerSettings(), data.train, 3)
-    list(train(updater, data, epochs=2, learning_rates=repeat(0.01)))
-    sgd = build_optimizer(usual.parameters(), "sgd", learning_rate=0.01)
-    list(fit(usual, data, sgd, epochs=2, batch_size=3))
-    return max(map(measures.relative_difference, compiled.parameters(), usual.parameters()))
 
 
 @row("passes", 8, "a training run may take millions of forward and backward passes", "millions")

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
-from itertools import accumulate
+from itertools import accumulate, repeat
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from mnist_mlp.steps.data import Dataset, to_images
 from mnist_mlp.steps.loss import cross_entropy
 from mnist_mlp.steps.model import build_mlp
 from mnist_mlp.steps.optimizer import build_optimizer
+from mnist_mlp.steps.train import fit, train
 
 
 def intensity_range(pixels: Tensor) -> tuple[float, float]:
@@ -94,6 +95,24 @@ def never_learned(data: Dataset, batch_size: int = 64) -> tuple[int, int, int]:
     unchanged = (weights[0] == initial) & ~learned[0] & blank
     never = sum(int((~mask).sum()) for mask in learned)
     return never, int(unchanged.sum()), len(batches[0])
+
+
+def compare_compiled_updates(data: Dataset) -> float | None:
+    """The largest relative difference of a tensor trained with and without the compiled loop.
+
+    None where Numba is missing or broken: training does without the loop there.
+    """
+    try:
+        from mnist_mlp.updates.compiled import CompiledUpdater
+        from mnist_mlp.updates.loop import OptimizerSettings
+    except Exception:
+        return None
+    compiled, usual = build_mlp(seed=0), build_mlp(seed=0)
+    updater = CompiledUpdater(compiled, OptimizerSettings(), data.train, 3)
+    list(train(updater, data, epochs=2, learning_rates=repeat(0.01)))
+    sgd = build_optimizer(usual.parameters(), "sgd", learning_rate=0.01)
+    list(fit(usual, data, sgd, epochs=2, batch_size=3))
+    return max(map(relative_difference, compiled.parameters(), usual.parameters()))
 
 
 @torch.no_grad()

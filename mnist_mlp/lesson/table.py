@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from mnist_mlp.notebook_html import NotebookHtml
 from mnist_mlp.steps.data import Dataset
 
 Verdict = Literal["holds", "rounds", "differs", "rule", "cited"]
@@ -31,6 +32,10 @@ class Claim:
     verdict: Verdict
     ok: bool
     note: str = ""
+
+
+class Claims(NotebookHtml, tuple[Claim, ...]):
+    """All rows."""
 
 
 Compute = Callable[[Dataset], Finding]

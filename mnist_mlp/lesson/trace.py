@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mnist_mlp.lesson.measures import gradients
+from mnist_mlp.notebook_html import NotebookHtml
 from mnist_mlp.steps.backprop import autograd
 from mnist_mlp.steps.loss import cross_entropy, softmax
 from mnist_mlp.steps.optimizer import build_optimizer
@@ -37,7 +38,7 @@ class Factor:
 
 
 @dataclass(frozen=True)
-class Trace:
+class Trace(NotebookHtml):
     """All eight steps for one image; tensors have no batch dimension."""
 
     input: Tensor

@@ -14,6 +14,7 @@ from torch import nn
 
 from mnist_mlp.errors import ImageError
 from mnist_mlp.files import write_atomically
+from mnist_mlp.notebook_html import NotebookHtml
 from mnist_mlp.pictures.preprocess import Invert, Pixels, prepare
 from mnist_mlp.pictures.read import SUFFIXES, read_grey
 from mnist_mlp.steps.data import to_images
@@ -21,7 +22,7 @@ from mnist_mlp.steps.loss import softmax
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Prediction(NotebookHtml):
     """A network's answer for one picture."""
 
     file: Path
@@ -48,12 +49,13 @@ class Prediction:
         }
 
 
-def predict_file(model: nn.Module, path: Path, invert: Invert = "auto") -> Prediction:
+def predict_file(model: nn.Module, path: str | Path, invert: Invert = "auto") -> Prediction:
     """Read a picture, preprocess it and classify it with a network on the CPU.
 
     Raises:
         ImageError: The file cannot be read, or contains no ink.
     """
+    path = Path(path)
     try:
         pixels = prepare(read_grey(path), invert)
     except ImageError as error:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mnist_mlp.config import Config
+from mnist_mlp.config import DATA_ROOT_VARIABLE, Config
 from mnist_mlp.errors import DeviceError
 from mnist_mlp.runs.learner import updater_kind
 from mnist_mlp.steps.data import Dataset, load_dataset
@@ -22,6 +22,11 @@ def load_config_dataset(config: Config, root: str | None = None) -> Dataset:
     """The data set of a config, on the CPU. A root given here replaces the config's."""
     data = config.data
     return load_dataset(data.dataset, root or data.root, data.mirrors, data.validation, config.seed)
+
+
+def load_run_dataset(config: Config, root: str | None = None) -> Dataset:
+    """The data set of a run: from a root, from MNIST_MLP_DATA, or from where the run had it."""
+    return load_config_dataset(config, root or os.environ.get(DATA_ROOT_VARIABLE))
 
 
 def resolve_device(name: str) -> torch.device:

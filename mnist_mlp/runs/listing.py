@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from mnist_mlp.config import Config, load_config
 from mnist_mlp.errors import UsageError
+from mnist_mlp.notebook_html import NotebookHtml
 from mnist_mlp.runs.directory import RUNS, find_run
 
 
@@ -37,14 +38,18 @@ class RunSummary(_Scores):
     """When its metrics were last written."""
 
 
-def list_runs(folder: Path = RUNS) -> list[RunSummary]:
+class Runs(NotebookHtml, tuple[RunSummary, ...]):
+    """Runs side by side."""
+
+
+def list_runs(folder: Path = RUNS) -> Runs:
     """The runs in a folder, the newest last. Other folders and files are ignored."""
     found = []
     for path in sorted(folder.glob("[!.]*/")):
         with suppress(UsageError):
             found.append(summarise(path))
     oldest = datetime.min.replace(tzinfo=UTC)
-    return sorted(found, key=lambda run: run.last_epoch or oldest)
+    return Runs(sorted(found, key=lambda run: run.last_epoch or oldest))
 
 
 def summarise(path: Path) -> RunSummary:

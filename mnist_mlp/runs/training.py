@@ -14,6 +14,7 @@ from torch import nn
 
 from mnist_mlp.config import Config
 from mnist_mlp.errors import DivergedError, StoppedError, UsageError
+from mnist_mlp.notebook_html import NotebookHtml
 from mnist_mlp.runs.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -60,7 +61,7 @@ class RunStart:
 
 
 @dataclass(frozen=True)
-class RunResult:
+class RunResult(NotebookHtml):
     """The result of a run. `seconds` counts from the first update to the last save."""
 
     run_dir: Path | None
@@ -88,25 +89,6 @@ RunEvent = RunStart | Progress | EpochResult | RunResult
 Stop = Callable[[], int | None]
 
 
-def train_model(
-    config: Config, run_dir: str | Path | None = None, init_from: str | Path | None = None
-) -> RunResult:
-    """Train as a config says and record it in a run directory.
-
-    Args:
-        config: From `load_config`.
-        run_dir: A new or empty folder; by default `runs/<name>-NNN`.
-        init_from: A run or checkpoint, with whose weights the network begins.
-
-    Raises:
-        MnistMlpError: See `mnist_mlp.errors`.
-        OSError: The run directory cannot be written to.
-    """
-    *_, result = run_events(config, run_dir, init_from=init_from)
-    assert isinstance(result, RunResult)  # noqa: S101 - the last event always is
-    return result
-
-
 def run_events(
     config: Config,
     run_dir: str | Path | None = None,
@@ -116,7 +98,7 @@ def run_events(
     init_from: str | Path | None = None,
     stop: Stop = lambda: None,
 ) -> Generator[RunEvent, None, None]:
-    """`train_model` as a stream of events: a `RunStart`, what `train` yields, a `RunResult`.
+    """Train, as a stream of events: a `RunStart`, what `train` yields, a `RunResult`.
 
     Args:
         config: To resume, the run's config, except for the keys in `resume.RESUMABLE`.
@@ -148,13 +130,8 @@ def run_events(
             checkpoint = _checkpoint_of_rank_0(directory if resume else None, device)
             if directory and resume and not (checkpoint or initial):
                 refuse_lost_weights(directory)
-            record = Record(
-                directory,
-                assemble(config, data, None if checkpoint else weights),
-                data,
-                kept=not dry_run,
-                initial=initial,
-            )
+            learner = assemble(config, data, None if checkpoint else weights)
+            record = Record(directory, learner, data, kept=not dry_run, initial=initial)
             position, seconds = resume_run(checkpoint, record) if checkpoint else (None, 0.0)
             if not checkpoint:
                 record.begin([])
@@ -170,9 +147,12 @@ def run_events(
             try:
                 yield from _train(record, data, position, seconds, stop)
             except DivergedError as error:
-                good = list_checkpoints(record.reported) if record.reported else []
-                newest = f"the last good checkpoint is {good[-1]}" if good else "nothing was saved"
-                raise DivergedError(f"{error}; {newest}") from None
+                raise DivergedError(f"{error}; {_last_good(record)}") from None
+
+
+def _last_good(record: Record) -> str:
+    good = list_checkpoints(record.reported) if record.reported else []
+    return f"the last good checkpoint is {good[-1]}" if good else "nothing was saved"
 
 
 def _train(

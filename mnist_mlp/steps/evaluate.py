@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mnist_mlp.notebook_html import NotebookHtml
 from mnist_mlp.steps.data import to_images
 from mnist_mlp.steps.loss import cross_entropies
 
@@ -24,7 +25,7 @@ class DigitScores:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(NotebookHtml):
     """Mean loss (nats) and accuracy over all examples; confusion matrix, rows true labels."""
 
     examples: int

@@ -236,8 +236,15 @@ def draw_tiles(weights: NDArray[np.float32], footer: str) -> Figure:
     return figure
 
 
+class _NotebookFigure(Figure):
+    """A figure that a notebook shows, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        return render(self, "png")
+
+
 def _figure(title: str, footer: str, size: tuple[float, float]) -> Figure:
-    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
+    figure = _NotebookFigure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
     figure.suptitle(title, x=0.02, ha="left", fontsize=13, weight="bold")
     figure.supxlabel(footer, x=0.02, ha="left", fontsize=9, color=GREY)
     return figure

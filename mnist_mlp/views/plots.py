@@ -11,7 +11,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from mnist_mlp.notebook_html import NotebookHtml
 from mnist_mlp.runs.checkpoint import Checkpoint
+from mnist_mlp.runs.environment import load_run_dataset
 from mnist_mlp.steps.data import Dataset, Split
 from mnist_mlp.steps.evaluate import Evaluation, evaluate_model
 from mnist_mlp.steps.train import EpochResult
@@ -20,7 +22,7 @@ from mnist_mlp.views.predictions import Mistake, calibrate, find_mistakes, predi
 
 
 @dataclass(frozen=True)
-class Picture:
+class Picture(NotebookHtml):
     """A figure: what it shows, how to read it, and its numbers as a file's text."""
 
     stem: str
@@ -40,12 +42,17 @@ class Picture:
 
 
 def draw_pictures(
-    checkpoint: Checkpoint, data: Dataset, rows: Sequence[EpochResult]
+    checkpoint: Checkpoint, data: Dataset | None = None, rows: Sequence[EpochResult] | None = None
 ) -> Iterator[Picture]:
-    """Draw every picture of a checkpoint's network, on the test set of `data` (on the CPU).
+    """Draw every picture of a checkpoint's network.
 
-    `rows` are the run's metrics.jsonl; without any there are no curves.
+    Args:
+        checkpoint: From `load_checkpoint`.
+        data: On the CPU, for its test set; by default loaded from where the run had it.
+        rows: The run's metrics, by default from its metrics.jsonl. Without any there are no curves.
     """
+    data = data or load_run_dataset(checkpoint.config)
+    rows = checkpoint.rows() if rows is None else rows
     run, labels = checkpoint.run_name, data.test.labels.numpy()
     network = f"{run}, epoch {checkpoint.epoch} · {data.name}"
     test = f"{network}, {len(labels):,} test images"

@@ -4,7 +4,7 @@ The page is a single file: it has no script and loads nothing.
 """
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
@@ -13,7 +13,7 @@ from string import Template
 from mnist_mlp.files import write_atomically
 from mnist_mlp.lesson.table import Claim
 from mnist_mlp.runs.checkpoint import Checkpoint
-from mnist_mlp.runs.environment import cpu_threads
+from mnist_mlp.runs.environment import cpu_threads, load_run_dataset
 from mnist_mlp.steps.data import Dataset
 from mnist_mlp.steps.evaluate import evaluate_model
 from mnist_mlp.steps.model import count_parameters
@@ -28,17 +28,20 @@ NO_METRICS = "<p>No metrics.jsonl lies beside this checkpoint{}.</p>"
 
 
 @cpu_threads(1)  # matrix products are small here
-def report_on(checkpoint: Checkpoint, data: Dataset, folder: Path | None = None) -> Path:
+def draw_report(
+    checkpoint: Checkpoint, data: Dataset | None = None, folder: Path | None = None
+) -> Path:
     """Draw the pictures of a checkpoint into `plots/`, and write the page `report.html`.
 
     Args:
         checkpoint: Its file is read again.
-        data: The data set of its config, on the CPU.
+        data: The data set of its config, on the CPU; by default loaded from where the run had it.
         folder: Default: the run directory, or a new folder for a checkpoint outside one.
 
     Raises:
         OSError: A file cannot be written; each file already written is complete.
     """
+    data = data or load_run_dataset(checkpoint.config)
     folder = folder or checkpoint.run_dir or Path(f"{checkpoint.path.stem}-report")
     (folder / "plots").mkdir(parents=True, exist_ok=True)
     rows = checkpoint.rows()
@@ -76,8 +79,8 @@ def _page(
         holding=verdicts.count("holds"),
         compared=len(verdicts) - verdicts.count("rule"),
         pictures="\n".join(pictures),
-        checks=_table(list(map(_format_claim, claims)), "checks"),
-        metrics=_table(list(map(_format_row, rows)), "numbers") if rows else NO_METRICS.format(""),
+        checks=html_table(map(format_claim, claims), "checks"),
+        metrics=html_table(map(_format_row, rows)) if rows else NO_METRICS.format(""),
         config=escape(checkpoint.config.to_yaml()),
         environment=escape(dump_yaml(checkpoint.environment)),
     )
@@ -97,8 +100,9 @@ src="data:image/{kind};base64,{base64.b64encode(content).decode()}"></div>
 </figure>"""
 
 
-def _table(rows: Sequence[dict[str, object]], kind: str) -> str:
+def html_table(rows: Iterable[Mapping[str, object]], kind: str = "numbers") -> str:
     """An HTML table of rows by column heading; the first cell of a row is the row's heading."""
+    rows = list(rows)
     head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in rows[0])
     body = "\n".join(
         f'<tr><th scope="row">{escape(str(first))}</th>'
@@ -112,7 +116,8 @@ def _table(rows: Sequence[dict[str, object]], kind: str) -> str:
     )
 
 
-def _format_claim(claim: Claim) -> dict[str, object]:
+def format_claim(claim: Claim) -> dict[str, object]:
+    """A claim's row in a table."""
     verdict = {"differs": "DOES NOT HOLD", "rule": "not compared"}.get(claim.verdict, claim.verdict)
     return {
         "step": claim.step,

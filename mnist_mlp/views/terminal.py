@@ -7,10 +7,11 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import IO, TYPE_CHECKING
 
 from rich import box, progress
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -37,6 +38,10 @@ STEPS = {
     None: "The numbers of GPT-3",
 }
 SHADES = " ░▒▓█"
+NO_RUNS = "no runs here yet; begin with: mnist-mlp train --config digits"
+LIVE = find_spec("ipywidgets") is not None
+"""Whether a notebook can show a live line."""
+MATRIX = "confusion matrix: rows are true digits, columns are predictions"
 
 
 class _Console(Console):
@@ -94,7 +99,7 @@ def show_run(console: Console, events: Iterator["RunEvent"]) -> "RunResult":
         progress.TimeRemainingColumn(compact=True),
         console=console,
         transient=True,
-        disable=console.quiet or not console.is_terminal,
+        disable=console.quiet or not (console.is_terminal or (console.is_jupyter and LIVE)),
         refresh_per_second=4,  # drawing takes time from training
     ) as bar:
         task = bar.add_task("loading", total=None, rate="")
@@ -181,30 +186,57 @@ def _show_result(console: Console, result: "RunResult") -> None:
         console.print("dry run: all steps worked; nothing was kept")
 
 
-def show_evaluation(console: Console, evaluation: "Evaluation") -> None:
-    """Print loss and accuracy, a row per digit, and the confusion matrix."""
-    console.print(
+def summarise_evaluation(evaluation: "Evaluation") -> str:
+    """An evaluation's size, loss and accuracy."""
+    return (
         f"{evaluation.examples:,} examples  loss {evaluation.loss:.4f}  "
         f"accuracy {evaluation.accuracy:.2%}"
     )
-    scores = Table("digit", "precision", "recall", "F1", "support", box=box.SIMPLE)
-    for row in evaluation.per_class:
-        values = (f"{value:.2%}" for value in (row.precision, row.recall, row.f1))
-        scores.add_row(str(row.digit), *values, f"{row.support:,}")
-    matrix = Table("true", *map(str, range(10)), box=box.SIMPLE)
-    for digit, counts in enumerate(evaluation.confusion_matrix):
-        cells = [Text(str(n or "·")) for n in counts]
-        cells[digit].stylize("bold")
-        matrix.add_row(str(digit), *cells)
-    for column in (*scores.columns, *matrix.columns):
-        column.justify = "right"
-        column.overflow = "fold"  # never cut a number
-    console.print(scores)
-    console.print("confusion matrix: rows are true digits, columns are predictions")
-    console.print(matrix)
 
 
-def show_claims(console: Console, claims: list["Claim"]) -> None:
+def score_rows(evaluation: "Evaluation") -> list[dict[str, str]]:
+    """An evaluation's scores: a row per digit."""
+    return [
+        {
+            "digit": str(row.digit),
+            "precision": f"{row.precision:.2%}",
+            "recall": f"{row.recall:.2%}",
+            "F1": f"{row.f1:.2%}",
+            "support": f"{row.support:,}",
+        }
+        for row in evaluation.per_class
+    ]
+
+
+def confusion_rows(evaluation: "Evaluation") -> list[dict[str, str]]:
+    """An evaluation's confusion matrix: a row per digit; a dot is 0."""
+    return [
+        {"true": str(digit)} | {str(k): str(n or "·") for k, n in enumerate(counts)}
+        for digit, counts in enumerate(evaluation.confusion_matrix)
+    ]
+
+
+def show_evaluation(console: Console, evaluation: "Evaluation") -> None:
+    """Print loss and accuracy, a row per digit, and the confusion matrix."""
+    console.print(summarise_evaluation(evaluation))
+    _print_table(console, score_rows(evaluation))
+    console.print(MATRIX)
+    _print_table(console, confusion_rows(evaluation), bold_diagonal=True)
+
+
+def _print_table(console: Console, rows: list[dict[str, str]], bold_diagonal: bool = False) -> None:
+    table = Table(box=box.SIMPLE)
+    for name in rows[0]:
+        table.add_column(name, justify="right", overflow="fold")  # never cut a number
+    for number, row in enumerate(rows, start=1):
+        cells = [Text(cell) for cell in row.values()]
+        if bold_diagonal:
+            cells[number].stylize("bold")
+        table.add_row(*cells)
+    console.print(table)
+
+
+def show_claims(console: Console, claims: Sequence["Claim"]) -> None:
     """Print a table for each step: what the lesson says, what is computed, and the verdict."""
     for step, title in STEPS.items():
         table = Table(box=box.SIMPLE, title=title, title_justify="left", expand=True)
@@ -234,29 +266,34 @@ def show_prediction(
     if whole:
         _show_pixels(console, (prediction.pixels / 255).tolist())
         for digit, p in enumerate(prediction.probabilities):
-            console.print(f"{digit}  {p:7.2%}  {_bar(p)}".rstrip())
+            console.print(f"{digit}  {p:7.2%}  {bar(p)}".rstrip())
+
+
+def describe_run(run: "RunSummary") -> dict[str, str]:
+    """A run's row in a table; dates are in this machine's time zone."""
+    accuracies = {"valid.": run.validation_accuracy, "test": run.test_accuracy}
+    return {
+        "run": str(run.path),
+        "data": run.dataset,
+        "epochs": f"{run.epochs}" if run.finished else f"{run.epochs} of {run.epochs_wanted}",
+        **{name: "–" if a is None else f"{a:.2%}" for name, a in accuracies.items()},
+        "seconds": "–" if run.seconds is None else f"{run.seconds:,.1f}",
+        "last epoch": f"{run.last_epoch.astimezone():%Y-%m-%d}" if run.last_epoch else "–",
+    }
 
 
 def show_runs(console: Console, runs: Sequence["RunSummary"]) -> None:
-    """Print a row per run; dates are in this machine's time zone."""
+    """Print a row per run."""
     if not runs:
-        console.print("no runs here yet; begin with: mnist-mlp train --config digits")
+        console.print(NO_RUNS)
         return
+    rows = [describe_run(run) for run in runs]
     table = Table(box=box.SIMPLE, pad_edge=False)
-    table.add_column("run", overflow="fold")
-    table.add_column("data", no_wrap=True)
-    for name in ("epochs", "valid.", "test", "seconds", "last epoch"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for run in runs:
-        accuracies = (run.validation_accuracy, run.test_accuracy)
-        table.add_row(
-            str(run.path),
-            run.dataset,
-            f"{run.epochs}" if run.finished else f"{run.epochs} of {run.epochs_wanted}",
-            *("–" if accuracy is None else f"{accuracy:.2%}" for accuracy in accuracies),
-            "–" if run.seconds is None else f"{run.seconds:,.1f}",
-            f"{run.last_epoch.astimezone():%Y-%m-%d}" if run.last_epoch else "–",
-        )
+    for name in rows[0]:
+        where: JustifyMethod = "left" if name in ("run", "data") else "right"
+        table.add_column(name, justify=where, no_wrap=name != "run", overflow="fold")
+    for row in rows:
+        table.add_row(*row.values())
     console.print(table)
 
 
@@ -296,7 +333,7 @@ def show_trace(console: Console, trace: "Trace") -> None:
     heading(4, "p = softmax(logits)")
     for digit, (logit, p) in enumerate(zip(trace.logits, trace.probabilities, strict=True)):
         true = "  <- the true label" if digit == trace.label else ""
-        console.print(f"{digit}  logit {logit:8.4f}  p {p:.4f}  {_bar(float(p))}{true}")
+        console.print(f"{digit}  logit {logit:8.4f}  p {p:.4f}  {bar(float(p))}{true}")
 
     heading(5, f"loss = −log p[{trace.label}]")
     console.print(f"−log {trace.probabilities[trace.label]:.6f} = {trace.loss:.6f}")
@@ -323,7 +360,8 @@ def _show_pixels(console: Console, image: list[list[float]]) -> None:
         console.print("".join(2 * SHADES[round(4 * pixel)] for pixel in row).rstrip())
 
 
-def _bar(p: float) -> str:
+def bar(p: float) -> str:
+    """A probability as a bar."""
     return "█" * round(30 * p)
 
 

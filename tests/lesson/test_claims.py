@@ -91,7 +91,8 @@ def test_the_command_prints_a_table_and_json(run: Callable[..., Outcome]) -> Non
     assert set(printed["claims"][0]) == {
         "id", "step", "claim", "lesson", "computed", "verdict", "ok", "note",
     }  # fmt: skip
-    table = outcome.err
+    assert outcome.err == ""
+    table = run("check-lesson").out
     for step in range(1, 9):
         assert f"Step {step}: " in table
     assert "30 of 30 rows ok" in table

@@ -7,7 +7,7 @@ import pytest
 from mnist_mlp.errors import CheckpointError, UsageError
 from mnist_mlp.runs import directory
 from mnist_mlp.runs.directory import list_checkpoints, newest_run
-from mnist_mlp.runs.training import train_model
+from mnist_mlp.views.notebook import train_model
 from tests.runs.test_training import digits
 
 

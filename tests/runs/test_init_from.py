@@ -11,9 +11,10 @@ from mnist_mlp.errors import StoppedError, UsageError
 from mnist_mlp.runs.checkpoint import load_checkpoint, weights_sha256
 from mnist_mlp.runs.directory import list_checkpoints
 from mnist_mlp.runs.environment import load_config_dataset
-from mnist_mlp.runs.training import RunResult, run_events, train_model
+from mnist_mlp.runs.training import RunResult, run_events
 from mnist_mlp.steps import train
 from mnist_mlp.steps.evaluate import evaluate_model
+from mnist_mlp.views.notebook import train_model
 from tests.runs.test_training import digits
 
 FIRST = ["train.epochs=2", "train.batch_size=100", "data.validation=100"]

@@ -17,7 +17,7 @@ from mnist_mlp.runs import learner
 from mnist_mlp.runs import training as run_module
 from mnist_mlp.runs.environment import load_config_dataset
 from mnist_mlp.runs.learner import assemble, updater_kind
-from mnist_mlp.runs.training import RunStart, run_events, train_model
+from mnist_mlp.runs.training import RunStart, run_events
 from mnist_mlp.steps.backprop import is_linear_relu_stack
 from mnist_mlp.steps.model import build_mlp
 from mnist_mlp.steps.optimizer import build_optimizer
@@ -25,6 +25,7 @@ from mnist_mlp.steps.train import EpochResult, Updater
 from mnist_mlp.updates import compiled as compiled_module
 from mnist_mlp.updates.compiled import CompiledUpdater
 from mnist_mlp.updates.regularized import AveragingUpdater, DeformingUpdater
+from mnist_mlp.views.notebook import train_model
 from tests.conftest import REPOSITORY
 from tests.runs.test_training import digits, metrics
 

@@ -26,10 +26,11 @@ from mnist_mlp.runs import training as run_module
 from mnist_mlp.runs.checkpoint import load_checkpoint, weights_sha256
 from mnist_mlp.runs.directory import list_checkpoints
 from mnist_mlp.runs.environment import load_config_dataset
-from mnist_mlp.runs.training import RunResult, run_events, train_model
+from mnist_mlp.runs.training import RunResult, run_events
 from mnist_mlp.steps import train
 from mnist_mlp.steps.data import Dataset, Split, epoch_order
 from mnist_mlp.steps.evaluate import evaluate_model
+from mnist_mlp.views.notebook import train_model
 from scripts.forked import Mark
 from tests.conftest import Outcome, Program, program
 
@@ -528,10 +529,14 @@ def test_killed_at_random_moments_nothing_is_lost(whole: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([], 2, "name a --config, or a run to --resume"),
-        (["--resume", "nowhere"], 2, "nowhere/config.yaml: no such config file"),
+        ([], 2, "name a --config, such as --config digits, or a run to --resume"),
+        (["--resume", "nowhere"], 2, "nowhere: no such run"),
         (["--resume", "latest"], 4, "no run with a checkpoint here"),
-        (["--resume", "run", "--dry-run"], 2, "omit --run-dir"),
+        (
+            ["--resume", "run", "--dry-run"],
+            2,
+            "omit --config, --run-dir, --init-from and --dry-run",
+        ),
         (["--resume", "run", "seed=3"], 2, "seed: 0 in the run, 3 now"),
     ],
 )

@@ -12,13 +12,10 @@ from mnist_mlp.runs import training as run_module
 from mnist_mlp.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from mnist_mlp.runs.directory import list_checkpoints
 from mnist_mlp.runs.environment import load_config_dataset
-from mnist_mlp.runs.training import (
-    RunResult,
-    run_events,
-    train_model,
-)
+from mnist_mlp.runs.training import RunResult, run_events
 from mnist_mlp.steps.evaluate import evaluate_model
 from mnist_mlp.steps.train import EpochResult, train
+from mnist_mlp.views.notebook import train_model
 
 
 def digits(*overrides: str) -> Config:

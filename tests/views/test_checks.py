@@ -8,11 +8,11 @@ from mnist_mlp.config import load_config
 from mnist_mlp.lesson.table import Claim
 from mnist_mlp.runs.checkpoint import Checkpoint, load_checkpoint, weights_sha256
 from mnist_mlp.runs.environment import load_config_dataset
-from mnist_mlp.runs.training import train_model
 from mnist_mlp.steps.data import Dataset
 from mnist_mlp.steps.evaluate import evaluate_model
 from mnist_mlp.steps.train import EpochResult
 from mnist_mlp.views.checks import check_network
+from mnist_mlp.views.notebook import train_model
 
 
 @pytest.fixture(scope="module")

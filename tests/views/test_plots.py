@@ -15,10 +15,10 @@ from PIL import Image
 
 from mnist_mlp.config import load_config
 from mnist_mlp.runs.checkpoint import Checkpoint, load_checkpoint
-from mnist_mlp.runs.training import train_model
 from mnist_mlp.steps.data import Dataset, Split, load_dataset
 from mnist_mlp.steps.evaluate import evaluate_model
 from mnist_mlp.steps.train import EpochResult
+from mnist_mlp.views.notebook import train_model
 from mnist_mlp.views.plots import Picture, draw_pictures
 from tests.views.drawn import sheet_of, texts
 

@@ -7,11 +7,11 @@ import pytest
 
 from mnist_mlp.config import load_config
 from mnist_mlp.runs.checkpoint import Checkpoint, load_checkpoint, weights_sha256
-from mnist_mlp.runs.training import train_model
 from mnist_mlp.steps.data import Dataset, Split
 from mnist_mlp.steps.evaluate import evaluate_model
 from mnist_mlp.steps.train import EpochResult
-from mnist_mlp.views.report import report_on
+from mnist_mlp.views.notebook import train_model
+from mnist_mlp.views.report import draw_report
 from tests.conftest import Outcome
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -55,7 +55,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def page(checkpoint: Checkpoint, data: Dataset) -> Path:
-    return report_on(checkpoint, data)
+    return draw_report(checkpoint, data)
 
 
 def test_every_file_is_there_and_no_other(page: Path, checkpoint: Checkpoint) -> None:
@@ -124,7 +124,7 @@ def test_without_metrics_there_are_no_curves(
 ) -> None:
     few = data._replace(test=Split(*(t[:20] for t in data.test)))
     lone = shutil.copy(checkpoint.path, tmp_path / "lone.safetensors")
-    page = report_on(load_checkpoint(lone), few, tmp_path / "new")
+    page = draw_report(load_checkpoint(lone), few, tmp_path / "new")
     pictures = list((tmp_path / "new" / "plots").iterdir())
     assert len(pictures) == 15
     assert not any("curves" in path.name for path in pictures)
@@ -135,7 +135,7 @@ def test_without_metrics_there_are_no_curves(
 def test_a_file_in_the_way(checkpoint: Checkpoint, data: Dataset, tmp_path: Path) -> None:
     (tmp_path / "plots").write_text("mine")
     with pytest.raises(OSError, match="plots"):
-        report_on(checkpoint, data, tmp_path)
+        draw_report(checkpoint, data, tmp_path)
     assert (tmp_path / "plots").read_text() == "mine"
     assert not (tmp_path / "report.html").exists()
 

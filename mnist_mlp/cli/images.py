@@ -1,0 +1,187 @@
+"""The commands that show what a network makes of an image: trace, predict."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from mnist_mlp.cli import common
+from mnist_mlp.errors import ImageError, UsageError
+from mnist_mlp.runs.directory import find_run, is_network
+from mnist_mlp.views import terminal
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mnist_mlp.config import Config
+
+Index = Annotated[
+    int | None, typer.Option(min=0, help="Which image of the split. Default: the first, 0.")
+]
+TraceSplit = Annotated[
+    Literal["test", "validation", "train"] | None, typer.Option(help="Default: test.")
+]
+ImageFile = Annotated[Path | None, typer.Option(help="Your own image instead; see predict.")]
+Label = Annotated[
+    int | None,
+    typer.Option(min=0, max=9, help="Of --image. Default: from its name, else the prediction."),
+]
+Untrained = Annotated[bool, typer.Option("--untrained", help="A new network, not a trained one.")]
+NewConfig = Annotated[
+    str | None, typer.Option(help="With --untrained: whose network and data. Default: digits.")
+]
+LearningRate = Annotated[float, typer.Option(min=0, help="For one gradient descent update.")]
+Images = Annotated[
+    list[Path],
+    typer.Argument(metavar="[RUN|CHECKPOINT] IMAGE...", help="Image files, or folders of them."),
+]
+Invert = Annotated[
+    Literal["auto", "yes", "no"],
+    typer.Option(help="yes: dark ink on light paper; no: light on dark."),
+]
+Show = Annotated[bool, typer.Option("--show", help="Show the network's input and probabilities.")]
+SaveSeen = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Save the network's input there, as PNG files.")
+]
+
+
+def trace(
+    target: common.Target = None,
+    best: common.Best = False,
+    index: Index = None,
+    split: TraceSplit = None,
+    image: ImageFile = None,
+    label: Label = None,
+    untrained: Untrained = False,
+    config: NewConfig = None,
+    learning_rate: LearningRate = 0.1,
+    root: common.Root = None,
+    json_: common.Json = False,
+    quiet: common.Quiet = False,
+    debug: common.Debug = False,
+) -> None:
+    """Take one image through the lesson's eight steps, with a real network's numbers."""
+    conflicts = {
+        "--untrained takes no RUN, CHECKPOINT or --best; name a --config instead": (
+            untrained and (target or best)
+        ),
+        "--config is for --untrained; a trained network has its own": config and not untrained,
+        "--label is for an --image; other images have their own": label is not None and not image,
+        "--image is an image of your own: omit --index and --split": (
+            image and (index is not None or split)
+        ),
+    }
+    if conflict := next((message for message, found in conflicts.items() if found), None):
+        raise UsageError(conflict)
+    settings = common.read_config(config or "digits", root=root) if untrained else None
+    with terminal.open_console(json_, quiet) as console:
+        from mnist_mlp.lesson.trace import trace_image
+        from mnist_mlp.steps.model import build_mlp
+
+        if settings:
+            model = build_mlp(settings.model.layer_sizes, settings.model.activation, settings.seed)
+            console.print(f"an untrained network, seed {settings.seed}")
+        else:
+            checkpoint = common.read_checkpoint(target, best)
+            settings, model = checkpoint.config, checkpoint.model
+            console.print(str(checkpoint.path))
+        source: dict[str, Any] = {"dataset": settings.data.dataset}
+        if image:
+            x, y = _own_image(model, image, label)
+            source |= {"split": None, "index": None, "image": str(image)}
+            console.print(f"{image}, label {y}")
+        else:
+            index, split = index or 0, split or "test"
+            x, y = _image_of_split(settings, root, split, index)
+            source |= {"split": split, "index": index}
+            console.print(f"{settings.data.dataset}, {split} split, image {index}")
+        traced = trace_image(model, x, y, learning_rate)
+        if not math.isfinite(traced.loss_after):
+            raise UsageError(f"--learning-rate {learning_rate:g}: the loss after it overflows")
+        terminal.show_trace(console, traced)
+    if json_:
+        common.print_json(source | traced.to_json())
+
+
+def _own_image(model: "nn.Sequential", image: Path, label: int | None) -> "tuple[Tensor, int]":
+    """A person's image (784,), and its label: as given, from its name, or as it is read."""
+    import torch
+
+    from mnist_mlp.pictures.predict import label_of, predict_file
+    from mnist_mlp.steps.data import to_images
+
+    prediction = predict_file(model, image)
+    labels = (label, label_of(image), prediction.digit)
+    y = next(known for known in labels if known is not None)
+    return to_images(torch.from_numpy(prediction.pixels).flatten()), y
+
+
+def _image_of_split(
+    settings: "Config", root: str | None, split: str, index: int
+) -> "tuple[Tensor, int]":
+    """An image (784,) of a config's data, and its label."""
+    from mnist_mlp.runs.environment import load_run_dataset
+    from mnist_mlp.steps.data import to_images
+
+    data = load_run_dataset(settings, root)
+    examples = data.split(split)
+    last = len(examples.labels) - 1
+    if index > last:
+        raise UsageError(f"--index {index}: {data.name} {split} ends at {last}")
+    return to_images(examples.pixels[index]), int(examples.labels[index])
+
+
+def predict(
+    paths: Images,
+    best: common.Best = False,
+    invert: Invert = "auto",
+    show: Show = False,
+    save_seen: SaveSeen = None,
+    json_: common.Json = False,
+    quiet: common.Quiet = False,
+    debug: common.Debug = False,
+) -> None:
+    """Read your own handwritten digits: photos or drawings, PNG, JPEG, BMP, WebP or GIF.
+
+    Without a RUN or CHECKPOINT, the newest run's network reads them. A file name that begins with
+    a digit and _ or . gives the label, which the summary counts.
+    """
+    rows: list[dict[str, Any]] = []
+    correct = []  # for each file with a label, whether the prediction is right
+    with terminal.open_console(json_, quiet) as console:
+        from mnist_mlp.pictures import predict as pictures
+
+        paths = [find_run(path) for path in paths]
+        targets = [path for path in paths if is_network(path)]
+        images = [path for path in paths if path not in targets]
+        if len(targets) > 1:
+            raise UsageError(f"{' and '.join(map(str, targets))}: several networks; name one")
+        if not images:
+            raise UsageError(f"{targets[0]}: this is a network; name an image to read with it")
+        checkpoint = common.read_checkpoint(targets[0] if targets else None, best)
+        console.print(str(checkpoint.path))
+        files = list(pictures.pictures_of(images))
+        width = max(len(str(file)) for file in files)
+        for file in files:
+            try:
+                prediction = pictures.predict_file(checkpoint.model, file, invert)
+            except ImageError as error:
+                rows.append({"file": str(file), "error": str(error)})
+                if len(files) > 1:  # otherwise the error is all there is to say
+                    console.print(f"{file!s:{width}}  {str(error).removeprefix(f'{file}: ')}")
+                continue
+            rows.append(prediction.to_json())
+            if (label := pictures.label_of(file)) is not None:
+                correct.append(label == prediction.digit)
+            terminal.show_prediction(console, prediction, label, width, show)
+            if save_seen:
+                pictures.save_seen(prediction, save_seen)
+        if correct:
+            right, total = sum(correct), len(correct)
+            console.print(f"{right} of {total} labelled pictures read right: {right / total:.2%}")
+    if json_:
+        common.print_json(rows)
+    if errors := [row["error"] for row in rows if "error" in row]:
+        told = f"{len(errors)} of {len(rows)} pictures could not be read"
+        raise ImageError("\n".join(errors) if quiet or json_ or len(rows) == 1 else told)

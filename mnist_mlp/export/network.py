@@ -1,0 +1,65 @@
+"""Write a trained network in the format that somebody needs."""
+
+import logging
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal, get_args
+
+from mnist_mlp.errors import CheckpointError, UsageError
+from mnist_mlp.runs.checkpoint import Checkpoint, load_checkpoint
+from mnist_mlp.runs.environment import load_run_dataset
+
+log = logging.getLogger(__name__)
+Format = Literal["html", "safetensors", "onnx", "pt2"]
+
+
+def export_network(
+    checkpoint: Checkpoint,
+    format_: Format,
+    output: str | Path | None = None,
+    root: str | None = None,
+) -> Path:
+    """Write a network as the explorer page (html), its weights, or a graph of operations.
+
+    Args:
+        checkpoint: From `load_checkpoint`.
+        format_: html, safetensors, onnx or pt2.
+        output: A file, which is replaced, or a folder; by default `<run>.<format>`, here.
+        root: The data root, for html and onnx; by default where the run had it.
+
+    Raises:
+        UsageError: The output is a checkpoint, or named as another format; a package is missing.
+        OSError: The file cannot be written; an existing file is left unchanged.
+    """
+    name = (checkpoint.run_dir or checkpoint.path.with_suffix("")).absolute().name
+    path = Path(output or ".")
+    if path.is_dir():
+        path /= f"{name}.{format_}"
+    if path.suffix[1:] in {*get_args(Format)} - {format_}:
+        raise UsageError(f"{path}: is named {path.suffix}, but the format is {format_}")
+    if path.exists():
+        log.info("%s: replaces the file that was there", path)
+    with suppress(CheckpointError):
+        if load_checkpoint(path).environment:  # which an export lacks
+            raise UsageError(f"{path}: is a checkpoint; choose another output")
+    # Each exporter is imported alone: most need packages that the others do without.
+    if format_ == "safetensors":
+        from mnist_mlp.export.weights import export_safetensors
+
+        export_safetensors(checkpoint, path)
+    elif format_ == "pt2":
+        from mnist_mlp.export.graph import export_program
+
+        export_program(checkpoint, path)
+    elif format_ == "onnx":
+        from mnist_mlp.export.graph import export_onnx
+
+        pixels = load_run_dataset(checkpoint.config, root).test.pixels
+        difference = export_onnx(checkpoint, pixels, path)
+        log.info("onnxruntime's logits differ from PyTorch's by at most %.2g", difference)
+    else:
+        from mnist_mlp.export.page import export_html
+
+        data = load_run_dataset(checkpoint.config, root)
+        export_html(checkpoint, data, checkpoint.rows(), path)
+    return path
