@@ -214,6 +214,12 @@ class Config(Section):
         """The whole config as YAML that `load_config` reads back to an equal one."""
         return dump_yaml(self.model_dump(mode="json"))
 
+    def shareable(self) -> "Config":
+        """The config without the places of this machine, for pages that are shown to others."""
+        nowhere = DataConfig.model_fields
+        places = {key: nowhere[key].default for key in ("root", "mirrors")}
+        return self.model_copy(update={"data": self.data.model_copy(update=places)})
+
     def flat(self) -> dict[str, Any]:
         """Every value by its dotted key."""
         return {

@@ -130,7 +130,7 @@ def _page_data(
         "epoch": checkpoint.epoch,
         "update": checkpoint.update,
         "seed": checkpoint.config.seed,
-        "config": checkpoint.config.to_yaml(),
+        "config": checkpoint.config.shareable().to_yaml(),
         "environment": checkpoint.environment,
     }
 

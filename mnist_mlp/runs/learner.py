@@ -1,6 +1,7 @@
 """From a config to a network and what trains it."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -118,7 +119,8 @@ def assemble(config: Config, data: Dataset, weights: Mapping[str, Tensor] | None
             compiled = _compiled_updater(config, model, data)
             updater, state, backward = compiled, compiled.state, "compiled"
         except Exception as error:  # Numba is missing, or fails to import or to compile
-            kind, problem = "torch", f"{type(error).__name__}: {error}".partition("\n")[0]
+            reason = re.sub(r"\S*[/\\]\S*", "…", str(error).partition("\n")[0])  # no paths
+            kind, problem = "torch", f"{type(error).__name__}: {reason}"
             model = new_model()  # the other one may be laid out half
     if kind != "compiled":
         updater, state, backward = _torch_updater(kind, config, model, data)

@@ -81,7 +81,7 @@ def _page(
         pictures="\n".join(pictures),
         checks=html_table(map(format_claim, claims), "checks"),
         metrics=html_table(map(_format_row, rows)) if rows else NO_METRICS.format(""),
-        config=escape(checkpoint.config.to_yaml()),
+        config=escape(checkpoint.config.shareable().to_yaml()),
         environment=escape(dump_yaml(checkpoint.environment)),
     )
 
