@@ -1,6 +1,7 @@
 """What a run is: models that check every value of a config, and `load_config`, which reads one."""
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -116,6 +117,8 @@ class TrainConfig(Section):
     step by step (steps/backprop.py, steps/optimizer.py). `autograd`: PyTorch's."""
     test_each_epoch: bool = True
     """Evaluate on the test set after every epoch, as the lesson does; false: once, at the end."""
+    patience: Count | None = None
+    """Stop after so many epochs without a better validation loss; null: train all epochs."""
 
 
 class AugmentConfig(Section):
@@ -201,6 +204,9 @@ class Config(Section):
         if model and train.backward == "chain_rule" and not model.is_linear_relu_stack:
             message = "must be auto or autograd, unless activation is relu and batch_norm false"
             raise PydanticCustomError("backward", message, {"value": train.backward})
+        if data and train.patience and not data.validation:
+            message = "must be null without a validation split: set data.validation too"
+            raise PydanticCustomError("patience", message, {"value": train.patience})
         if data and model and model.batch_norm:
             examples = TRAINING_EXAMPLES[data.dataset] - data.validation
             if 1 in (train.batch_size, examples % train.batch_size):
@@ -227,6 +233,19 @@ class Config(Section):
             for key, value in self.model_dump(mode="json").items()
             for leaf, x in (value.items() if isinstance(value, dict) else [("", value)])
         }
+
+    def validation_score(self, row: Mapping[str, Any]) -> float | None:
+        """How good an epoch is by validation: its accuracy, or with patience its loss, negated."""
+        if not self.train.patience:
+            return row.get("validation_accuracy")
+        loss = row.get("validation_loss")
+        return None if loss is None else -loss
+
+    def out_of_patience(self, losses: Sequence[float | None]) -> bool:
+        """Whether the validation losses of epochs 0, 1, ... are to be the last."""
+        known = [math.inf if loss is None else loss for loss in losses]
+        patience = self.train.patience
+        return bool(patience and known and len(known) - 1 - known.index(min(known)) >= patience)
 
     def ignored_settings(self) -> list[str]:
         """The keys that differ from their default and have no effect in this config."""
@@ -331,7 +350,7 @@ def _messages(error: ValidationError, places: dict[KeyPath, str], file: str) -> 
     """A line for each of pydantic's errors."""
     for detail in error.errors(include_url=False):
         path, value, kind = detail["loc"], detail["input"], detail["type"]
-        if kind in ("backward", "batch_size"):
+        if kind in ("backward", "batch_size", "patience"):
             path, value = (*path, kind), detail["ctx"]["value"]  # found on the whole section
         prefixes = (path[:n] for n in range(len(path), 0, -1))
         place = next((places[prefix] for prefix in prefixes if prefix in places), file)

@@ -137,9 +137,9 @@ def fill_digest(content: bytes) -> bytes:
 def load_checkpoint(path: str | Path, *, best: bool = False) -> Checkpoint:
     """Read a checkpoint file, or the newest whole checkpoint of a run directory.
 
-    With `best`, read the one of a run directory with the highest validation accuracy instead, the
-    earliest of equals. A damaged checkpoint of a run directory is passed over with a warning. The
-    path may also be the name of a run under runs/, or a file from `export --format safetensors`.
+    With `best`, read the best one by validation instead, the earliest of equals. A damaged
+    checkpoint of a run directory is passed over with a warning. The path may also be the name of a
+    run under runs/, or a file from `export --format safetensors`.
 
     Raises:
         CheckpointError: There is none, or the file is not a whole checkpoint.
@@ -158,8 +158,8 @@ def load_checkpoint(path: str | Path, *, best: bool = False) -> Checkpoint:
         raise CheckpointError(
             f"{path}: no checkpoint in this folder; give a run directory that has one"
         )
-    rated = (c for c in _readable(whole_epochs(path)) if _validation_accuracy(c) is not None)
-    if chosen := max(rated, key=_validation_accuracy, default=None):
+    rated = (c for c in _readable(whole_epochs(path)) if _score(c) is not None)
+    if chosen := max(rated, key=_score, default=None):
         return chosen
     raise CheckpointError(
         f"{path}: no whole checkpoint with a validation accuracy; train with data.validation"
@@ -188,8 +188,8 @@ def _readable(paths: Iterable[Path]) -> Iterator[Checkpoint]:
             log.warning("%s", damaged)
 
 
-def _validation_accuracy(checkpoint: Checkpoint) -> Any:
-    return checkpoint.metrics.get("validation_accuracy")
+def _score(checkpoint: Checkpoint) -> Any:
+    return checkpoint.config.validation_score(checkpoint.metrics)
 
 
 class _Refused(Exception):  # noqa: N818 - never leaves this module

@@ -16,6 +16,7 @@ from mnist_mlp.runs.directory import RUNS, find_run
 
 class _Scores(BaseModel):
     train_loss: float | None = None
+    validation_loss: float | None = None
     validation_accuracy: float | None = None
     test_accuracy: float | None = None
     seconds: float | None = None
@@ -63,10 +64,11 @@ def summarise(path: Path) -> RunSummary:
         raise UsageError(f"{path}: not a run directory; mnist-mlp runs lists those under {RUNS}/")
     config = load_config(path / "config.yaml", environment={})
     metrics = path / "metrics.jsonl"
-    last, written = _Row(), None
+    last, written, losses = _Row(), None, list[float | None]()
     with suppress(OSError, ValueError):  # a last line may be torn
         for line in metrics.read_text(encoding="utf-8").splitlines():
             last = _Row.model_validate_json(line)
+            losses.append(last.validation_loss)
             written = datetime.fromtimestamp(metrics.stat().st_mtime, UTC).replace(microsecond=0)
     return RunSummary(
         path=path,
@@ -74,7 +76,7 @@ def summarise(path: Path) -> RunSummary:
         dataset=config.data.dataset,
         epochs=last.epoch,
         epochs_wanted=config.train.epochs,
-        finished=last.epoch == config.train.epochs,
+        finished=last.epoch == config.train.epochs or config.out_of_patience(losses),
         last_epoch=written,
         **last.model_dump(exclude={"epoch"}),
     )

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Container
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from mnist_mlp.runs.directory import checkpoint_path, list_checkpoints, whole_ep
 from mnist_mlp.runs.environment import describe_environment
 from mnist_mlp.runs.learner import Learner
 from mnist_mlp.steps.data import Dataset, epoch_order
+from mnist_mlp.steps.evaluate import evaluate_model
 from mnist_mlp.steps.model import count_parameters
 from mnist_mlp.steps.train import EpochResult, Progress
 
@@ -55,6 +56,7 @@ class Record:
     def begin(self, rows: list[EpochResult]) -> None:
         """Write all files but checkpoints, with the rows so far."""
         self.rows = rows
+        self._test_last()
         if not self.directory:
             return
         write_atomically(self.directory / "environment.json", _json(self.environment))
@@ -63,11 +65,27 @@ class Record:
         write_atomically(self.directory / "metrics.jsonl", metrics)
         (self.directory / "checkpoints").mkdir(exist_ok=True)
 
-    def add(self, row: EpochResult) -> None:
-        """Append a row to the metrics."""
+    def add(self, row: EpochResult) -> EpochResult:
+        """Append a row to the metrics; the last one gets a test evaluation if it has none."""
         self.rows.append(row)
+        self._test_last()
         if self.directory:
-            append(self.directory / "metrics.jsonl", _json(asdict(row)))
+            append(self.directory / "metrics.jsonl", _json(asdict(self.rows[-1])))
+        return self.rows[-1]
+
+    @property
+    def ended(self) -> bool:
+        """Whether the newest row is the last: of the last epoch, or for lack of patience."""
+        losses = [row.validation_loss for row in self.rows]
+        over = self.config.out_of_patience(losses)
+        return bool(self.rows) and (over or self.rows[-1].epoch == self.config.train.epochs)
+
+    def _test_last(self) -> None:
+        if self.ended and self.rows[-1].test_loss is None:
+            tested = evaluate_model(self.learner.updater.network(), *self.test)
+            self.rows[-1] = replace(
+                self.rows[-1], test_loss=tested.loss, test_accuracy=tested.accuracy
+            )
 
     def save_is_due(self) -> bool:
         """Whether to save after the newest row's epoch: due, the last, or the best so far.
@@ -75,11 +93,10 @@ class Record:
         Epoch 0 is saved where the run began with weights from elsewhere.
         """
         row = self.rows[-1]
-        last = row.epoch == self.config.train.epochs
         due = row.epoch % self.config.checkpoint.every_epochs == 0
         if row.epoch == 0:  # its weights cannot be made anew
             return self.environment["init_from"] is not None
-        return last or due or self._best_epoch() is row
+        return self.ended or due or self._best_epoch() is row
 
     def save(self, seconds: float, progress: Progress | None = None) -> None:
         """Save a checkpoint, at the newest row's epoch or within the next one; delete old ones.
@@ -120,11 +137,12 @@ class Record:
         return _sha256(epoch_order(self.examples, self.config.seed, epoch))
 
     def _best_epoch(self, among: Container[int] | None = None) -> EpochResult | None:
-        """The earliest row with the highest validation accuracy, as `load_checkpoint` chooses."""
+        """The earliest of the best rows by validation, as `load_checkpoint` chooses."""
         first = 0 if self.environment["init_from"] else 1
         rows = [r for r in self.rows[first:] if among is None or r.epoch in among]
-        rated = [row for row in rows if row.validation_accuracy is not None]
-        return max(rated, key=lambda row: row.validation_accuracy or 0.0, default=None)
+        scores = [(self.config.validation_score(asdict(row)), row) for row in rows]
+        rated = [(score, row) for score, row in scores if score is not None]
+        return max(rated, key=lambda pair: pair[0], default=(None, None))[1]
 
 
 def _sha256(*tensors: Tensor) -> str:

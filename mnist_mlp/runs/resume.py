@@ -5,7 +5,6 @@ import logging
 import math
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,13 @@ from mnist_mlp.errors import CheckpointError, DataError, UsageError
 from mnist_mlp.runs.checkpoint import Checkpoint
 from mnist_mlp.runs.directory import list_checkpoints, read_rows
 from mnist_mlp.runs.record import Record
-from mnist_mlp.steps.evaluate import evaluate_model
 from mnist_mlp.steps.train import EpochResult, Position
 
 log = logging.getLogger(__name__)
 
 RESUMABLE = (
-    "name", "device", "threads", "train.epochs", "data.root", "data.mirrors",
-    "checkpoint.every_epochs", "checkpoint.keep", "report",
+    "name", "device", "threads", "train.epochs", "train.patience", "data.root",
+    "data.mirrors", "checkpoint.every_epochs", "checkpoint.keep", "report",
 )  # fmt: skip
 """The keys that may change. `train.epochs` may not, if the schedule depends on it."""
 
@@ -63,10 +61,6 @@ def resume_run(checkpoint: Checkpoint, record: Record) -> tuple[Position, float]
             break
         # It is damaged, or it would have been chosen. It must not be chosen next time either.
         newer.replace(newer.with_name(f"{newer.name}.damaged"))
-    if rows[-1].epoch == record.config.train.epochs and rows[-1].test_loss is None:
-        # Nothing is left to train, and this was not the last epoch when it was trained.
-        tested = evaluate_model(record.learner.updater.network(), *record.test)
-        rows[-1] = replace(rows[-1], test_loss=tested.loss, test_accuracy=tested.accuracy)
     record.begin(rows)
     return position, seconds
 

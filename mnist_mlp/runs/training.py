@@ -161,6 +161,9 @@ def _train(
     """Train and record what happens. `before`: seconds of training before `start_at`."""
     config, device = record.config, data.train.labels.device
     started = saved = time.monotonic()
+    if largest_of_processes(record.ended, device):  # nothing is left to do
+        yield _result(record, data.name, before)
+        return
     for event in train(
         record.learner.updater,
         data,
@@ -178,15 +181,17 @@ def _train(
                 record.save(seconds, event)
                 raise _stopped(stopped, event.updates, record.reported)
             continue
-        row = replace(event, seconds=before + event.seconds)
-        record.add(row)
+        row = record.add(replace(event, seconds=before + event.seconds))
+        ended = largest_of_processes(record.ended, device)
         if record.save_is_due() or (stopped and row.epoch):
             record.save(seconds)
             saved = time.monotonic()
         yield row
         if not row.epoch:
             started = time.monotonic()
-        if stopped and row.epoch < config.train.epochs:
+        if ended:
+            break
+        if stopped:
             raise _stopped(stopped, row.updates, record.reported)
     yield _result(record, data.name, before + saved - started)
 

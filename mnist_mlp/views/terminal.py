@@ -105,13 +105,16 @@ def show_run(console: Console, events: Iterator["RunEvent"]) -> "RunResult":
         task = bar.add_task("loading", total=None, rate="")
         for event in events:
             if isinstance(event, RunStart):
-                epochs = event.config.train.epochs
+                config, epochs = event.config, event.config.train.epochs
                 bar.update(task, description="", total=epochs * event.examples["train"])
                 untrained = event.environment["init_from"] is None
                 _show_start(console, event)
             elif isinstance(event, EpochResult):
                 _show_epoch(console, event, epochs, untrained)
             elif isinstance(event, RunResult):
+                if event.epochs < epochs:
+                    patience = f"{config.train.patience} epochs (train.patience)"
+                    console.print(f"stopped early: no better validation loss for {patience}")
                 _show_result(console, event)
             else:
                 speed = bar.tasks[task].speed
