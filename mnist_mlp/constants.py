@@ -10,3 +10,8 @@ INPUT_SIZE = SIDE * SIDE
 CLASSES = 10
 TRAINING_EXAMPLES = {"mnist": 60_000, "digits": 1_437}
 """Training examples of each data set, before any are held out for validation."""
+
+
+def show_loss(loss: float) -> str:
+    """A loss with four decimals, or a huge one with a power of ten."""
+    return f"{loss:.4f}" if loss < 1e5 else f"{loss:.1e}"

@@ -52,6 +52,8 @@ class Record:
             },
         }
         self.rows: list[EpochResult] = []
+        self.warnings: list[str] = []
+        self.advised = False  # after an epoch
 
     def begin(self, rows: list[EpochResult]) -> None:
         """Write all files but checkpoints, with the rows so far."""

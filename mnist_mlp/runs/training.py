@@ -3,7 +3,7 @@
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import nn
 from mnist_mlp.config import Config
 from mnist_mlp.errors import DivergedError, StoppedError, UsageError
 from mnist_mlp.notebook_html import NotebookHtml
+from mnist_mlp.runs.advice import advise_after, advise_before
 from mnist_mlp.runs.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -77,6 +78,7 @@ class RunResult(NotebookHtml):
     seconds: float
     parameters: int
     weights_sha256: str
+    warnings: list[str]
     model: nn.Sequential = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -85,7 +87,14 @@ class RunResult(NotebookHtml):
         return values | {"run_dir": self.run_dir and str(self.run_dir)}
 
 
-RunEvent = RunStart | Progress | EpochResult | RunResult
+@dataclass(frozen=True)
+class RunWarning:
+    """Why the run will probably not learn; see `advice`."""
+
+    message: str
+
+
+RunEvent = RunStart | Progress | EpochResult | RunWarning | RunResult
 Stop = Callable[[], int | None]
 
 
@@ -187,6 +196,7 @@ def _train(
             record.save(seconds)
             saved = time.monotonic()
         yield row
+        yield from _advise(record, data)
         if not row.epoch:
             started = time.monotonic()
         if ended:
@@ -194,6 +204,21 @@ def _train(
         if stopped:
             raise _stopped(stopped, row.updates, record.reported)
     yield _result(record, data.name, before + saved - started)
+
+
+def _advise(record: Record, data: Dataset) -> Iterator[RunWarning]:
+    """Warn before the first update, and after an epoch, once each, that it will not learn."""
+    if record.rows[-1].epoch == 0:
+        warning = advise_before(record.config)
+    elif record.advised or not record.directory:
+        return
+    else:
+        network = record.learner.updater.network()
+        warning = advise_after(record.config, record.rows, network, data.train.pixels)
+        record.advised = bool(warning)
+    if warning:
+        record.warnings.append(warning)
+        yield RunWarning(warning)
 
 
 def _load_in_turn(config: Config, device: torch.device) -> Dataset:
@@ -246,6 +271,7 @@ def _result(record: Record, dataset: str, seconds: float) -> RunResult:
         seconds=seconds,
         parameters=record.parameters,
         weights_sha256=weights_sha256(network),
+        warnings=record.warnings,
         model=network,
     )
 

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from mnist_mlp.constants import show_loss
 from mnist_mlp.notebook_html import NotebookHtml
 from mnist_mlp.runs.checkpoint import Checkpoint
 from mnist_mlp.runs.environment import load_run_dataset
@@ -68,10 +69,10 @@ def draw_pictures(
 
 
 def _curves(rows: Sequence[EpochResult], footer: str) -> Picture:
+    first, last = (show_loss(row.train_loss) for row in (rows[0], rows[-1]))
     return Picture(
         stem="curves",
-        shows=f"The training loss goes from {rows[0].train_loss:.4f} to {rows[-1].train_loss:.4f} "
-        f"in {rows[-1].epoch} epochs.",
+        shows=f"The training loss goes from {first} to {last} in {rows[-1].epoch} epochs.",
         caption="Training figures are of each mini-batch just before its own update. The test set "
         "is reported and decides nothing. A network that guesses has a loss of ln 10.",
         figure=figures.draw_curves(rows, footer),

@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 from string import Template
 
+from mnist_mlp.constants import show_loss
 from mnist_mlp.files import write_atomically
 from mnist_mlp.lesson.table import Claim
 from mnist_mlp.runs.checkpoint import Checkpoint
@@ -68,7 +69,7 @@ def _page(
         name=escape(checkpoint.run_name),
         style=template.with_suffix(".css").read_text(encoding="utf-8"),
         accuracy=f"{test.accuracy:.2%}",
-        loss=f"{test.loss:.4f}",
+        loss=show_loss(test.loss),
         data_set=data.name,
         examples=f"{test.examples:,}",
         network=f"{'-'.join(map(str, model.layer_sizes))}, {model.activation}",

@@ -15,6 +15,8 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
+from mnist_mlp.constants import show_loss
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -89,7 +91,7 @@ def open_console(json_: bool, quiet: bool, progress: bool = False) -> Iterator[C
 
 def show_run(console: Console, events: Iterator["RunEvent"]) -> "RunResult":
     """Print a run as it happens: a line per epoch, and on a terminal a live progress line."""
-    from mnist_mlp.runs.training import RunResult, RunStart
+    from mnist_mlp.runs.training import RunResult, RunStart, RunWarning
     from mnist_mlp.steps.train import EpochResult
 
     with progress.Progress(
@@ -109,6 +111,8 @@ def show_run(console: Console, events: Iterator["RunEvent"]) -> "RunResult":
                 bar.update(task, description="", total=epochs * event.examples["train"])
                 untrained = event.environment["init_from"] is None
                 _show_start(console, event)
+            elif isinstance(event, RunWarning):
+                console.print(f"warning   {event.message}")
             elif isinstance(event, EpochResult):
                 _show_epoch(console, event, epochs, untrained)
             elif isinstance(event, RunResult):
@@ -121,7 +125,7 @@ def show_run(console: Console, events: Iterator["RunEvent"]) -> "RunResult":
                 rate = f"{speed / 1000:.1f}k examples/s" if speed else ""
                 line = (
                     f"epoch {event.epoch}/{epochs} update {event.updates:,} "
-                    f"loss {event.loss:.4f} accuracy {event.accuracy:.2%}"
+                    f"loss {show_loss(event.loss)} accuracy {event.accuracy:.2%}"
                 )
                 bar.update(task, completed=event.examples_seen, description=line, rate=rate)
     assert isinstance(event, RunResult)  # noqa: S101 - the last event always is
@@ -164,7 +168,8 @@ def _show_epoch(console: Console, row: "EpochResult", epochs: int, untrained: bo
     untrained &= row.epoch == 0
     parts = [
         "untrained" if untrained else f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}",
-        f"loss {row.train_loss:.4f}" + (f" (ln 10 = {math.log(10):.4f})" if untrained else ""),
+        f"loss {show_loss(row.train_loss)}"
+        + (f" (ln 10 = {math.log(10):.4f})" if untrained else ""),
         f"accuracy {row.train_accuracy:.2%}",
     ]
     for split in ("validation", "test"):
@@ -181,7 +186,8 @@ def _show_result(console: Console, result: "RunResult") -> None:
         f"{result.seconds:.1f} s"
     )
     console.print(
-        f"{result.dataset} test accuracy {result.test_accuracy:.2%}, loss {result.test_loss:.4f}"
+        f"{result.dataset} test accuracy {result.test_accuracy:.2%}, "
+        f"loss {show_loss(result.test_loss or 0)}"
     )
     if result.run_dir:
         console.print(f"saved in {result.run_dir}")
@@ -192,7 +198,7 @@ def _show_result(console: Console, result: "RunResult") -> None:
 def summarise_evaluation(evaluation: "Evaluation") -> str:
     """An evaluation's size, loss and accuracy."""
     return (
-        f"{evaluation.examples:,} examples  loss {evaluation.loss:.4f}  "
+        f"{evaluation.examples:,} examples  loss {show_loss(evaluation.loss)}  "
         f"accuracy {evaluation.accuracy:.2%}"
     )
 
