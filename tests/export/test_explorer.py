@@ -671,6 +671,9 @@ def test_break_beside_the_intact_network(
     )
     page.click("#break-noise")
     page.click("#break-noise")
+    until(page, "location.hash.includes('biases-noise0.1-noise0.1')")
+    noisy = open_page(hash_=page.evaluate("location.hash"))
+    assert logits_of(noisy) == logits_of(page)
     page.select_option("#zero-layer", "2")
     page.click("#break-zero")
     with torch.no_grad():
