@@ -124,7 +124,7 @@ function drawFlow(dz) {
     paint(canvas, dz[k], columns);
     const passing = dz[k].filter((v) => v !== 0).length;
     parts.push(
-      el("figure", {}, canvas, el("figcaption", {}, el("b", {}, `∂L/∂z${sub(k + 1)}`), ` ${dz[k].length} numbers`, k < layerCount - 1 ? `, ${dz[k].length - passing} of them 0` : "")),
+      el("figure", {}, canvas, el("figcaption", {}, el("b", {}, `∂L/∂z${sub(k + 1)}`), ` ${dz[k].length} numbers`, passing < dz[k].length ? `, ${dz[k].length - passing} of them 0` : "")),
     );
     if (k > 0) parts.push(el("span", { class: "arrow", "aria-hidden": "true" }, "→"));
   }

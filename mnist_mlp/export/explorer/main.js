@@ -93,7 +93,7 @@ const TOUR = [
   ["count", "#count-rows", "Count the parameters as the lesson does: rows × columns + biases, layer by layer.", () => {}],
   ["loss", "#logits", "Softmax turns logits into probabilities. The lesson’s example gives 0.983, not 0.96 as printed.", () => byId("loss-lesson").click()],
   ["loss", "#loss-curve", "The loss is −ln of the true digit’s probability: small if the network is right, large if it is confidently wrong.", () => {}],
-  ["input", "#gallery", "Now look at a mistake: this image is misclassified with the highest confidence.", () => showImage(galleryPlaces[0])],
+  ["input", "#gallery", isMistake(examples[galleryPlaces[0]]) ? "Now look at a mistake: this image is misclassified with the highest confidence." : "The network reads every image in this page correctly. Look at another one.", () => showImage(galleryPlaces[0])],
   ["backward", "#blame", "p − y shows how each logit should change: blue is too high, orange is too low.", () => {}],
   ["backward", "#factors", `The factors of the chain rule are familiar: ${hidden ? `the weights, ${word.slopes}, and x` : "p, y and x"}.`, () => {}],
   ["backward", "#weight-formula", "One weight’s gradient is the product of two numbers. A finite difference gives the same value.", () => byId("weight-steepest").click()],
@@ -181,7 +181,7 @@ function followScroll() {
     const predicted = argmax(p);
     drawThumbnail(byId("now-image"), pixels);
     byId("now-text").replaceChildren(
-      index === null ? "your drawing" : `image ${index}`, ": ", el("span", { class: "wide-only" }, "predicted "), el("b", {}, String(predicted)), ` (${percent(p[predicted])}), `, ...(state.label === null ? ["no label yet"] : ["label ", el("b", {}, String(state.label))]),
+      ...(index === null ? [el("span", { class: "wide-only" }, "your "), "drawing"] : [`image ${index}`]), ": ", el("span", { class: "wide-only" }, "predicted "), el("b", {}, String(predicted)), ` (${percent(p[predicted])}), `, ...(state.label === null ? ["no label", el("span", { class: "wide-only" }, " yet")] : ["label ", el("b", {}, String(state.label))]),
     );
     byId("now-reset").hidden = !state.broken.length;
     byId("now-reset").title = `In force: ${inForce()}. Restore the trained weights.`;

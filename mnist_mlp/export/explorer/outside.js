@@ -56,14 +56,12 @@ function outside() {
     };
   };
 
-  watch(document.body, ["image", "label", "rate", "neuron", "input", "pixel", "logits"], () => {
-    const [line, command] = [lines(), commands()];
-    for (const code of document.querySelectorAll("code.command")) code.textContent = command[code.dataset.command];
-    for (const code of document.querySelectorAll("code.torch")) code.textContent = line[code.dataset.torch];
-  });
-  watch(document.body, ["weights", "replaced", "rate"], () => {
-    byId("outside-broken").textContent = state.broken.length
-      ? ` They load the trained weights. This page’s differ now (${inForce()}); restore them to compare.`
-      : "";
+  watch(document.body, ["image", "label", "rate", "neuron", "input", "pixel", "logits", "weights"], () => {
+    for (const [kind, texts] of Object.entries({ torch: lines(), command: commands() }))
+      for (const code of document.querySelectorAll(`code.${kind}`)) {
+        const name = code.dataset[kind];
+        const differs = state.broken.length && !["input", "count", "eval", "evidence"].includes(name);
+        code.textContent = `${texts[name]}${differs ? "  # with the trained weights, not this page’s" : ""}`;
+      }
   });
 }

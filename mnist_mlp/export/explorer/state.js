@@ -184,8 +184,8 @@ function strongestInput() {
   return argmax(Array.from(a, (v, j) => Math.abs(v * net.W[state.layer][row + j])));
 }
 
-/** Step 7's learning rate, with the four digits that the page shows in its commands. */
-const learningRate = () => Number((10 ** Number(byId("rate").value)).toPrecision(4));
+/** Step 7's learning rate, of two digits, so that 0.2 and 0.5 are among the slider's values. */
+const learningRate = () => Number((10 ** Number(byId("rate").value)).toPrecision(2));
 
 function setRate(rate) {
   byId("rate").value = Math.log10(rate);

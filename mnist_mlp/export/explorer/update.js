@@ -142,6 +142,7 @@ function updatePanel() {
     if (training.net) parts.push("Training.");
     else if (!inForce()) parts.push(`Nothing is broken: of ${chosen}, the network reads ${rightTrained} correctly.`);
     else parts.push(`Of ${chosen}, it reads ${rightNow()} correctly; with nothing broken, ${rightTrained}.`);
+    if (training.steps && !training.net) parts.push("It was trained on these same images, so this says nothing about new ones.");
     byId("break-text").textContent = parts.filter(Boolean).join(" ");
   });
 

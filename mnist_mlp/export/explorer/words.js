@@ -51,6 +51,7 @@ function fillWords() {
   const sentences = {
     name: word.name,
     step2: hidden ? `multiply, add, apply ${word.name}` : "multiply and add",
+    colour: ["identity", "tanh", "gelu"].includes(activation) && hidden ? "; an orange one’s is negative" : "",
     neuron: hidden
       ? `; then it applies ${word.name}: ${word.does}. The last layer applies nothing.`
       : ". This network has no hidden layer: its sums are the logits, and no activation function is applied.",
