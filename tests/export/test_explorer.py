@@ -718,6 +718,7 @@ def test_the_curve_follows_the_weights_in_training(page: Page) -> None:
         losses.add(loss)
     assert page.inner_text("#train") == "Pause"
     assert len(losses) >= 4
+    assert "broken=random1-trained" in page.evaluate("location.hash")
     page.click("#train")
 
 

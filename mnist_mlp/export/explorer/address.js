@@ -28,11 +28,12 @@ function address() {
   return `#${parts}`;
 }
 
+/** Saves the state soon: browsers limit how often the address may change, Safari to 100 in 30 s. */
 function saveState() {
-  clearTimeout(saveState.timer); // browsers limit how often the address may change
-  saveState.timer = setTimeout(() => {
+  saveState.timer ??= setTimeout(() => {
+    saveState.timer = null;
     if (location.hash !== address()) history.replaceState(null, "", address());
-  }, 150);
+  }, 350);
 }
 
 const nearestOf = (values, to) => values.reduce((best, v) => (Math.abs(v - to) < Math.abs(best - to) ? v : best));

@@ -132,7 +132,7 @@ function updatePanel() {
     byId(`break-${kind}`).addEventListener("click", () => breakNetwork(token()));
   byId("break-rate").addEventListener("click", () => {
     setRate(10 ** 1.5);
-    train(`The learning rate is ${number(learningRate())}: each step overshoots the minimum, so the loss increases.`);
+    train(`The learning rate is ${learningRate()}: each step overshoots the minimum, so the loss increases.`);
   });
   watch(section, ["stepped", "replaced", "rate"], () => {
     const chosen = `${trainingImages.length} test images chosen at random`;
