@@ -688,6 +688,8 @@ def test_break_beside_the_intact_network(
         )
     )
     assert "layer 2" in (page.get_attribute("#now-reset", "title") or "")
+    note = page.get_attribute('#update [data-torch="update"]', "data-note") or ""
+    assert "not this page’s" in note
 
     # What is broken, and the learning rate, are in the address.
     page.fill("#rate", "-2")

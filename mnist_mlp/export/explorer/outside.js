@@ -44,24 +44,28 @@ function outside() {
   };
 
   const commands = () => {
-    const { index, label } = shown();
+    const { index } = shown();
     const labelled = state.label === null ? "" : ` --label ${state.label}`;
     const image = index === null ? `--image FILE${labelled}` : `--index ${index}`;
-    const note = index === null || state.label === label ? "" : `  # with its own label, ${label}`;
     return {
-      trace: `mnist-mlp trace RUN ${image} --json${note}`,
-      step: `mnist-mlp trace RUN ${image} --learning-rate ${learningRate()} --json${note}`,
+      trace: `mnist-mlp trace RUN ${image} --json`,
+      step: `mnist-mlp trace RUN ${image} --learning-rate ${learningRate()} --json`,
       count: `mnist-mlp count-params 'model.layer_sizes=[${data.sizes.join(",")}]'`,
       eval: "mnist-mlp eval RUN --json",
     };
   };
 
   watch(document.body, ["image", "label", "rate", "neuron", "input", "pixel", "logits", "weights"], () => {
+    const { index, label } = shown();
+    const relabelled = index !== null && state.label !== label;
     for (const [kind, texts] of Object.entries({ torch: lines(), command: commands() }))
       for (const code of document.querySelectorAll(`code.${kind}`)) {
         const name = code.dataset[kind];
-        const differs = state.broken.length && !["input", "count", "eval", "evidence"].includes(name);
-        code.textContent = `${texts[name]}${differs ? "  # with the trained weights, not this page’s" : ""}`;
+        const notes = [];
+        if (state.broken.length && !["input", "count", "eval", "evidence"].includes(name)) notes.push("the trained weights, not this page’s");
+        if (relabelled && ["trace", "step"].includes(name)) notes.push(`the image’s own label, ${label}`);
+        code.textContent = texts[name];
+        code.dataset.note = notes.length ? `  # with ${notes.join("; ")}` : ""; // shown, and not copied
       }
   });
 }

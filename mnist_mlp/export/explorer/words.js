@@ -34,7 +34,7 @@ const WORDS = {
   },
   gelu: {
     name: "GELU",
-    does: "the sum is multiplied by Φ(z), so a positive one mostly stays and a negative one mostly vanishes",
+    does: "the sum is multiplied by Φ(z), the normal distribution’s share below it, so a positive sum mostly stays and a negative one mostly vanishes",
     formula: (z) => `${z} · Φ(${z})`,
     back: "Each neuron passes back a share of its gradient, the slope of GELU: about 1 for large sums, about 0 for very negative ones.",
     slopes: "the slopes of GELU",
