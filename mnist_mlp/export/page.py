@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator
 from html import escape
 from importlib.resources import files
@@ -21,20 +20,21 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mnist_mlp.constants import CLASSES
 from mnist_mlp.errors import UsageError
 from mnist_mlp.files import write_atomically
+from mnist_mlp.lesson.measures import gradients
 from mnist_mlp.runs.checkpoint import Checkpoint, weights_sha256
-from mnist_mlp.steps.backprop import chain_rule, is_linear_relu_stack
+from mnist_mlp.steps.backprop import autograd
 from mnist_mlp.steps.data import Dataset, Split, to_images
 from mnist_mlp.steps.evaluate import evaluate_model
 from mnist_mlp.steps.train import EpochResult
 
 MAX_BYTES = 1_200_000  # of the whole page
-IMAGES = 100  # test images in the page's gallery, on which the page can also train
-MISTAKES = 30  # misclassified images among them at most
-MAX_HIDDEN = 3  # hidden layers
+IMAGES = 100  # test images chosen at random, on which the page measures and can train
+MAX_HIDDEN = 8  # hidden layers
 CHECKED_IMAGES, SAMPLED_ENTRIES = 3, 64  # of the gradient check: images, entries of each tensor
 
 
@@ -69,24 +69,16 @@ def export_html(
             f"the page would take {len(content):,} bytes, more than {MAX_BYTES:,}: the network is "
             "too large for it; 784-128-64-10 fits with room to spare"
         )
-    # Fill the remaining space with more misclassified images, 1,300 bytes each. With them other
-    # images are chosen for the gradient check, whose numbers may be up to 5,000 bytes longer.
-    if extra := max(0, MAX_BYTES - 5_000 - len(content)) // 1_300:
-        content = page(extra)
+    # Fill the remaining space with misclassified images, 1,300 bytes each.
+    content = page(extra=(MAX_BYTES - len(content)) // 1_300)
     write_atomically(output, content)
 
 
 def _check_supported(checkpoint: Checkpoint) -> None:
-    sizes = checkpoint.config.model.layer_sizes
-    if not (
-        is_linear_relu_stack(checkpoint.model)
-        and (sizes[0], sizes[-1]) == (784, CLASSES)
-        and 1 <= len(sizes) - 2 <= MAX_HIDDEN
-    ):
+    hidden = len(checkpoint.config.model.layer_sizes) - 2
+    if hidden > MAX_HIDDEN:
         raise UsageError(
-            f"{checkpoint.path}: {'-'.join(map(str, sizes))} with "
-            f"{checkpoint.config.model.activation}; the page covers ReLU networks of 784 inputs, "
-            f"{CLASSES} outputs and 1 to {MAX_HIDDEN} hidden layers"
+            f"{checkpoint.path}: {hidden} hidden layers; the page covers at most {MAX_HIDDEN}"
         )
 
 
@@ -110,19 +102,21 @@ def _page_data(
     pixels, labels = data.test.pixels[chosen], data.test.labels[chosen]
     with torch.no_grad():
         logits = model(to_images(pixels).double())
+    losses = functional.cross_entropy(logits, labels, reduction="none")
     weights = nn.utils.parameters_to_vector(checkpoint.model.parameters()).detach()
     return {
         "run": checkpoint.run_name,
         "dataset": data.name,
         "sizes": checkpoint.config.model.layer_sizes,
+        "activation": checkpoint.config.model.activation,
         "weights": _base64(weights.numpy().astype("<f4")),
         "weights_sha256": weights_sha256(checkpoint.model),
         "images": _base64(pixels.numpy()),
         "indexes": chosen,
         "labels": labels.tolist(),
-        "training": min(IMAGES, len(chosen)),
+        "random": min(IMAGES, len(chosen)),
         "logits": _base64(logits.numpy().astype("<f8")),
-        "gradients": list(_gradient_samples(model, pixels, labels)),
+        "gradients": list(_gradient_samples(model, pixels, labels, losses)),
         "never_lit": torch.nonzero(data.train.pixels.amax(dim=0) == 0).flatten().tolist(),
         "training_images": len(data.train.labels),
         "confusion": evaluate_model(checkpoint.model, *data.test).confusion_matrix,
@@ -137,44 +131,38 @@ def _page_data(
 
 @torch.no_grad()
 def _choose(model: nn.Module, test: Split, extra: int) -> list[int]:
-    """Choose test images: `IMAGES` for the gallery, then up to `extra` more misclassified ones.
+    """Choose test images: `IMAGES` at random, then up to `extra` misclassified ones.
 
-    The gallery begins with the most confident mistakes and then has correctly classified images
-    of all ten digits. The extra images begin with one of each cell of the confusion matrix that
-    the gallery does not show.
+    The latter begin with one of each cell of the confusion matrix; the most confident mistakes
+    come first.
     """
     p = torch.softmax(model(test.images.double()), dim=1)
     confidence, predicted = p.max(dim=1)
-    wrong = torch.nonzero(predicted != test.labels).flatten()
-    mistakes: list[int] = wrong[confidence[wrong].argsort(descending=True)].tolist()
-    correct: list[int] = torch.nonzero(predicted == test.labels).flatten().tolist()
-
-    cells = list(zip(test.labels.tolist(), predicted.tolist(), strict=True))
-    seen: Counter[tuple[int, int]] = Counter()
-    rank = {}  # of each image within its cell of the confusion matrix, from 0
-    for i in mistakes + correct:
-        rank[i] = seen[cells[i]]
-        seen[cells[i]] += 1
-
-    gallery = mistakes[:MISTAKES]
-    by_rank = sorted(correct, key=lambda i: (rank[i], cells[i]))[: IMAGES - len(gallery)]
-    gallery += sorted(by_rank, key=lambda i: (cells[i], i))
-    others = sorted(mistakes[MISTAKES:], key=lambda i: rank[i] > 0)
-    return gallery + others[:extra]
+    generator = torch.Generator().manual_seed(0)  # the same images whatever the network
+    sample: list[int] = torch.randperm(len(p), generator=generator)[:IMAGES].tolist()
+    wrong = predicted != test.labels
+    wrong[sample] = False
+    mistakes = torch.nonzero(wrong).flatten()
+    mistakes = mistakes[confidence[mistakes].argsort(descending=True)]
+    cells = (CLASSES * test.labels + predicted)[mistakes].tolist()
+    order = sorted(range(len(cells)), key=lambda i: cells.index(cells[i]) < i)
+    return sample + [int(mistakes[i]) for i in order[:extra]]
 
 
 def _gradient_samples(
-    model: nn.Sequential, pixels: Tensor, labels: Tensor
+    model: nn.Sequential, pixels: Tensor, labels: Tensor, losses: Tensor
 ) -> Iterator[dict[str, Any]]:
-    """Yield each tensor's gradient for a few images: its norm, largest entry and samples."""
+    """Yield each tensor's gradient for some of the random images, those with the largest losses.
+
+    Of each gradient: its norm, largest entry and samples.
+    """
     generator = np.random.default_rng(0)
-    backward = chain_rule(model)
-    for position in np.linspace(0, len(labels) - 1, CHECKED_IMAGES).astype(int).tolist():
+    for position in losses[:IMAGES].topk(CHECKED_IMAGES).indices.tolist():
         one = slice(position, position + 1)
-        backward(to_images(pixels[one]).double(), labels[one])
+        found = gradients(model, autograd, to_images(pixels[one]).double(), labels[one])
         tensors = []
-        for name, parameter in model.named_parameters():
-            flat = np.asarray(parameter.grad).ravel()
+        for name, gradient in found.items():
+            flat = gradient.numpy().ravel()
             # Most entries are 0, so half of the samples are the largest ones.
             order = np.argsort(-np.abs(flat), kind="stable")
             largest, rest = np.split(order, [SAMPLED_ENTRIES // 2])

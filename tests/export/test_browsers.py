@@ -183,10 +183,13 @@ def test_draw_a_seven(driver: Driver, html: Path, explorer_data: Dataset) -> Non
 def test_the_address_restores_the_state(driver: Driver, html: Path) -> None:
     open_page(driver, html)
     index = driver.run("return explorer.data.indexes[42]")
-    open_page(driver, html, f"#step=backward&image={index}&label=2&neuron=2.17&input=5")
+    fragment = f"#step=backward&image={index}&label=2&neuron=2.17&input=5&rate=0.5&broken=zero2"
+    open_page(driver, html, fragment)
     until(lambda: driver.run("return explorer.state.step === 'backward'"))
     state = driver.run(
-        """const { label, layer, neuron, input } = explorer.state;
-        return [explorer.shown().index, label, layer, neuron, input];"""
+        """const { label, layer, neuron, input, broken } = explorer.state;
+        const rate = document.getElementById("rate-text").textContent;
+        return [explorer.shown().index, label, layer, neuron, input, rate, ...broken];"""
     )
-    assert state == [index, 2, 1, 17, 5]
+    assert state == [index, 2, 1, 17, 5, "0.5", "zero2"]
+    assert driver.run("return document.getElementById('link-notice').hidden")

@@ -3,8 +3,11 @@
 No page may request anything besides its own file or write to the console.
 """
 
+import ast
 import base64
+import copy
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +24,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from mnist_mlp import load_config
 from mnist_mlp.errors import UsageError
 from mnist_mlp.export.page import MAX_BYTES, export_html
-from mnist_mlp.lesson.trace import trace_image
+from mnist_mlp.export.weights import export_safetensors
+from mnist_mlp.lesson.trace import Trace, trace_image
 from mnist_mlp.runs.checkpoint import Checkpoint, weights_sha256
 from mnist_mlp.steps.data import Dataset
 from mnist_mlp.steps.model import build_mlp
@@ -158,15 +162,8 @@ def until(page: Page, condition: str) -> None:
 
 
 def go_to(page: Page, step: str) -> None:
-    """Follow a step's link, and again if the smooth scroll does not arrive."""
-    for _ in range(3):
-        page.click(f'.steps a[data-to="{step}"]')
-        end = time.monotonic() + 4
-        while time.monotonic() < end:
-            if page.evaluate("explorer.state.step") == step:
-                return
-            page.wait_for_timeout(30)
-    pytest.fail(f"the page does not get to {step}")
+    page.click(f'.steps a[data-to="{step}"]')
+    until(page, f"explorer.state.step === {step!r}")
 
 
 def logits_of(page: Page) -> list[float]:
@@ -184,16 +181,14 @@ def test_size(html: Path) -> None:
 def test_images(html: Path, data: Dataset, checkpoint: Checkpoint, tmp_path: Path) -> None:
     found = page_data(html, tmp_path)
     indexes = found["indexes"]
-    assert found["training"] == 100
-    assert len(set(indexes)) == len(indexes) >= 100
+    assert found["random"] == 100
+    assert len(set(indexes)) == len(indexes) > 100
     assert set(found["labels"][:100]) == set(range(10))
+    export_html(with_network(checkpoint, [784, 20, 10]), data, [], tmp_path / "other.html")
+    assert page_data(tmp_path / "other.html", tmp_path)["indexes"][:100] == indexes[:100]
     with torch.no_grad():
-        p = torch.softmax(checkpoint.model.double()(data.test.images.double()), dim=1)
-    checkpoint.model.float()
-    confidence, said = p.max(dim=1)
+        said = checkpoint.model(data.test.images).argmax(dim=1)
     wrong = said != data.test.labels
-    worst = int(torch.where(wrong, confidence, 0).argmax())
-    assert indexes[0] == worst
     # Each cell of mistakes has at least one image to show.
     cells = {
         (int(data.test.labels[i]), int(said[i])) for i in torch.nonzero(wrong).flatten().tolist()
@@ -211,9 +206,7 @@ def with_network(checkpoint: Checkpoint, sizes: list[int], activation: str = "re
 @pytest.mark.parametrize(
     ("sizes", "activation", "words"),
     [
-        ([784, 32, 10], "tanh", "covers ReLU"),
-        ([784, 10], "relu", "1 to 3 hidden"),
-        ([784, 8, 8, 8, 8, 10], "relu", "1 to 3 hidden"),
+        ([784, *[8] * 9, 10], "tanh", "at most 8"),
         ([784, 400, 10], "relu", "too large"),
     ],
 )
@@ -230,21 +223,61 @@ def test_only_networks_that_the_page_covers(
     assert not (tmp_path / "no.html").exists()
 
 
-@pytest.mark.parametrize("sizes", [[784, 20, 10], [784, 24, 20, 16, 10]])
-def test_other_depths(
-    checkpoint: Checkpoint, data: Dataset, tmp_path: Path, open_page: Open, sizes: list[int]
+@pytest.mark.parametrize(
+    ("sizes", "activation", "claim"),
+    [
+        ([784, 10], "relu", "no hidden layer"),
+        ([784, 20, 10], "tanh", "remove tanh"),
+        ([784, 20, 16, 10], "sigmoid", "remove sigmoid"),
+        ([784, 24, 20, 10], "identity", "does nothing"),
+        ([784, 24, 20, 16, 12, 10], "gelu", "remove GELU"),
+        ([784, 40, *[20] * 6, 16, 10], "relu", "remove ReLU"),
+    ],
+)
+def test_any_depth_and_activation(
+    checkpoint: Checkpoint,
+    data: Dataset,
+    tmp_path: Path,
+    open_page: Open,
+    monkeypatch: pytest.MonkeyPatch,
+    sizes: list[int],
+    activation: str,
+    claim: str,
 ) -> None:
-    other = with_network(checkpoint, sizes)
+    other = with_network(checkpoint, sizes, activation)
     path = tmp_path / "other.html"
     export_html(other, data, [], path)  # untrained: more mistakes than there is room for
     assert path.stat().st_size <= MAX_BYTES
-    page = open_page(path)
+    index = page_data(path, tmp_path)["indexes"][0]
+    page = open_page(path, f"#image={index}&neuron=1.3&rate=0.1")
     assert page.get_attribute("#badge", "data-state") == "good"
+    trace = trace_image(other.model, data.test.images[index], int(data.test.labels[index]))
+    assert_equal_to(trace, page)
+    assert_lines_run(page, other, tmp_path, monkeypatch)
+
     for step in ("layers", "relu", "count", "backward", "update", "evidence"):
         go_to(page, step)
-    page.click("#train")
-    until(page, "document.getElementById('train-text').textContent.includes('steps')")
     assert page.locator(".factor").count() == 2 * len(sizes) - 1
+    assert claim in page.inner_text("#relu")
+    if len(sizes) > 2:
+        page.click("#merge")
+        assert page.locator("#merge-table tbody tr").count() == 10
+        # Without activation functions, only the identity's logits are the network's own.
+        own = [row.split("\t")[1::3] for row in page.inner_text("#merge-table tbody").splitlines()]
+        assert all(merged == real for merged, real in own) is (activation == "identity")
+    else:
+        assert page.locator("#merge").is_hidden()
+    assert page.locator("#templates canvas:visible").count() == 10
+    page.click("#step")
+    after = page.evaluate("explorer.backwardPass().loss")
+    assert after == pytest.approx(trace.loss_after, rel=1e-9)
+    for button in ("#train", "#break-biases", "#break-zero", "#reset-trained"):
+        page.click(button)
+        page.wait_for_timeout(100)
+    page.click("#tour-start")
+    while page.inner_text("#tour-next") == "Next":
+        assert "undefined" not in page.inner_text("#tour-text")
+        page.click("#tour-next")
 
 
 def test_a_hostile_run_name(
@@ -303,13 +336,8 @@ def test_one_gradient_changed(html: Path, tmp_path: Path, open_page: Open) -> No
     assert "Logits" not in page.inner_text("#badge")
 
 
-def test_the_numbers_are_traces(
-    open_page: Open, html: Path, checkpoint: Checkpoint, data: Dataset, tmp_path: Path
-) -> None:
-    index = page_data(html, tmp_path)["indexes"][0]
-    label = int(data.test.labels[index])
-    trace = trace_image(checkpoint.model, data.test.images[index], label)
-    page = open_page(hash_=f"#image={index}&label={label}")
+def assert_equal_to(trace: Trace, page: Page) -> None:
+    """Compare every number of the shown image's forward and backward pass."""
     text = page.evaluate(
         """() => {
           const { z, a, p } = explorer.forwardPass();
@@ -322,15 +350,26 @@ def test_the_numbers_are_traces(
 
     def close(mine: list[float], theirs: torch.Tensor) -> None:
         expected = theirs.double().flatten().numpy()
-        np.testing.assert_allclose(mine, expected, rtol=1e-9, atol=1e-11)
+        smallest = 1e-11 * min(1, np.abs(expected).max())
+        np.testing.assert_allclose(mine, expected, rtol=1e-9, atol=smallest)
 
     close(seen["a"][0], trace.input)
     for k, layer in enumerate(trace.layers):
         close(seen["z"][k], layer.z)
-        close(seen["a"][k + 1] if k < 2 else seen["p"], layer.a)
+        close([*seen["a"][1:], seen["p"]][k], layer.a)
         close(seen["W"][k], trace.gradients[f"layer{k + 1}.weight"])
         close(seen["b"][k], trace.gradients[f"layer{k + 1}.bias"])
     assert seen["loss"] == pytest.approx(trace.loss, rel=1e-9)
+
+
+def test_the_numbers_are_traces(
+    open_page: Open, html: Path, checkpoint: Checkpoint, data: Dataset, tmp_path: Path
+) -> None:
+    index = page_data(html, tmp_path)["indexes"][0]
+    label = int(data.test.labels[index])
+    trace = trace_image(checkpoint.model, data.test.images[index], label)
+    page = open_page(hash_=f"#image={index}&label={label}")
+    assert_equal_to(trace, page)
 
     go_to(page, "update")
     page.click("#step")  # at the learning rate 0.1, which both begin with
@@ -338,6 +377,89 @@ def test_the_numbers_are_traces(
     assert after == pytest.approx(trace.loss_after, rel=1e-9)
     assert "Loss" in page.inner_text("#step-text")
     assert trace.learning_rate == 0.1
+
+
+def shown_number(text: str) -> tuple[float, float]:
+    """The last number of a text of the page, and half a unit of its last digit."""
+    found = re.findall(r"(−?[\d,]*\d(?:\.(\d+))?)(?: × 10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+))?", text)[-1]
+    digits, decimals, power = found
+    scale = 10.0 ** int(power.translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")) or 0)
+    value = float(digits.replace("−", "-").replace(",", "")) * scale
+    return value, scale * 10.0 ** -len(decimals) / 2
+
+
+def assert_lines_run(
+    page: Page, checkpoint: Checkpoint, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paste the page's lines of Python in their order; each must give the number shown."""
+    export_safetensors(checkpoint, folder / f"{checkpoint.run_name}.safetensors")
+    if root := os.environ.get("MNIST_MLP_TEST_DATA"):
+        (folder / "data").symlink_to(root)
+    monkeypatch.chdir(folder)
+    pasted: dict[str, Any] = {}
+    exec(page.text_content("#load-torch") or "", pasted)
+    assert len((page.text_content("#load-torch") or "").splitlines()) == 3
+    values = {}
+    for code in page.locator("code.torch").all():
+        step = code.get_attribute("data-torch") or ""
+        *statements, last = ast.parse(code.text_content() or "").body
+        exec(compile(ast.Module(statements, []), step, "exec"), pasted)
+        assert isinstance(last, ast.Expr)
+        values[step] = eval(compile(ast.Expression(last.value), step, "eval"), pasted)
+
+    def compare(step: str, text: str | None = None) -> None:
+        if text is None:
+            go_to(page, step)
+            text = page.inner_text(SHOWN[step])
+        shown, half_a_unit = shown_number(text)
+        value = np.atleast_1d(values[step])[-1]
+        assert value == pytest.approx(shown, abs=1.02 * half_a_unit), step
+
+    for step in SHOWN:
+        compare(step)
+    if page.locator("#merge").is_visible():
+        go_to(page, "relu")
+        page.click("#merge")
+        compare("relu", page.inner_text("#merge-table tbody tr:last-child td:nth-child(3)"))
+        page.click("#merge-undo")
+    go_to(page, "update")
+    page.click("#step")
+    expect(page.locator("#step-text")).to_have_text(re.compile("→"))
+    step_text = page.inner_text("#step-text")
+    compare("update", step_text[: step_text.index(":")])
+    page.click("#now-reset")
+    values["evidence"] *= 100
+    compare("evidence", page.inner_text("#evidence-summary"))
+
+
+SHOWN = {
+    "input": "#pixel-text",
+    "layers": "#neuron-formula",
+    "count": "#count-total",
+    "loss": "#loss-formula",
+    "backward": "#weight-formula b",
+}
+"""Where the page shows the number that a step's line gives."""
+
+
+def test_the_lines_for_pytorch_run(
+    open_page: Open, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = open_page(hash_="#neuron=2.17&input=5&rate=0.01&label=3")
+    page.click("#loss-image")
+    assert_lines_run(page, checkpoint, tmp_path, monkeypatch)
+    assert "torch.tensor(3)" in page.inner_text('[data-torch="loss"]')
+
+
+def test_the_lines_for_a_drawing(
+    page: Page, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_seven(page)
+    page.click("#loss-image")
+    expect(page.locator('[data-torch="backward"]')).to_have_text(re.compile("^# choose"))
+    page.click("#drawing-label label:has-text('1')")
+    expect(page.locator('[data-torch="backward"]')).to_have_text(re.compile("grad"))
+    assert_lines_run(page, checkpoint, tmp_path, monkeypatch)
 
 
 def test_pictures_are_read_as_predict_reads_them(page: Page) -> None:
@@ -497,7 +619,7 @@ def test_step_train_break_and_reset(page: Page) -> None:
     go_to(page, "update")
     before = logits_of(page)
     page.click("#reset-random")
-    expect(page.locator("#break-text")).to_have_text(re.compile("Random weights"))
+    expect(page.locator("#break-text")).to_have_text(re.compile("random"))
     assert page.locator("#now-reset").is_visible()
     untrained = page.evaluate("explorer.backwardPass().loss")
     page.click("#step")
@@ -513,7 +635,7 @@ def test_step_train_break_and_reset(page: Page) -> None:
     assert int(found[2]) > 50
     for button in ("#break-biases", "#break-noise", "#break-zero"):
         page.click(button)
-        expect(page.locator("#break-text")).to_have_text(re.compile(r"It classifies \d+ of the"))
+        expect(page.locator("#break-text")).to_have_text(re.compile(r"Of 100 .*, it reads \d+"))
     page.click("#reset-trained")
     until(page, "document.getElementById('now-reset').hidden")
     assert logits_of(page) == before
@@ -522,6 +644,119 @@ def test_step_train_break_and_reset(page: Page) -> None:
     page.click("#now-reset")
     until(page, "document.getElementById('now-reset').hidden")
     assert logits_of(page) == before
+
+
+def test_break_beside_the_intact_network(
+    open_page: Open, html: Path, checkpoint: Checkpoint, data: Dataset, tmp_path: Path
+) -> None:
+    chosen = page_data(html, tmp_path)["indexes"][:100]
+    images, labels = data.test.images[chosen], data.test.labels[chosen]
+    broken = copy.deepcopy(checkpoint.model)
+
+    def right() -> int:
+        return int((broken(images).argmax(dim=1) == labels).sum())
+
+    intact = right()
+    page = open_page(hash_="#step=update")
+    text = page.locator("#break-text")
+    of_them = "of 100 test images chosen at random,"
+    expect(text).to_have_text(f"Nothing is broken: {of_them} the network reads {intact} correctly.")
+    page.click("#break-biases")
+    with torch.no_grad():
+        for name in ("layer1", "layer2", "layer3"):
+            broken.get_parameter(f"{name}.bias").zero_()
+    without_biases = f"Of 100 test images chosen at random, it reads {right()} correctly"
+    expect(text).to_have_text(
+        f"In force: all biases set to 0. {without_biases}; with nothing broken, {intact}."
+    )
+    page.click("#break-noise")
+    page.click("#break-noise")
+    until(page, "location.hash.includes('biases-noise0.1-noise0.1')")
+    noisy = open_page(hash_=page.evaluate("location.hash"))
+    assert logits_of(noisy) == logits_of(page)
+    page.select_option("#zero-layer", "2")
+    page.click("#break-zero")
+    with torch.no_grad():
+        broken.get_parameter(
+            "layer2.weight"
+        ).zero_()  # so layer 3 has no input, no bias, and all logits are 0
+        assert right() == int((labels == 0).sum())
+    expect(text).to_have_text(
+        re.compile(
+            r"all biases set to 0; noise.*; noise.*; every weight of layer 2 set to 0\. "
+            rf".*Of 100 .* it reads {right()} correctly; with nothing broken, {intact}\.$"
+        )
+    )
+    assert "layer 2" in (page.get_attribute("#now-reset", "title") or "")
+    note = page.get_attribute('#update [data-torch="update"]', "data-note") or ""
+    assert "not this page’s" in note
+
+    # What is broken, and the learning rate, are in the address.
+    page.fill("#rate", "-2")
+    until(page, "location.hash.includes('rate=0.01') && location.hash.includes('zero2')")
+    broken_logits = logits_of(page)
+    again = open_page(hash_=page.evaluate("location.hash"))
+    assert logits_of(again) == broken_logits
+    expect(again.locator("#rate-text")).to_have_text("0.01")
+    assert again.locator("#link-notice").is_hidden()
+    again.click("#now-reset")
+    until(again, "!location.hash.includes('broken')")
+
+
+def test_the_curve_follows_the_weights_in_training(page: Page) -> None:
+    go_to(page, "update")
+    page.click("#reset-random")
+    page.click("#train")
+    until(page, "document.getElementById('train-text').textContent.includes('steps')")
+    both = """[document.getElementById("step-text").textContent,
+               document.getElementById("slope").getAttribute("aria-label")]"""
+    losses = set()
+    for _ in range(20):
+        page.wait_for_timeout(60)
+        text, label = page.evaluate(both)
+        loss, _ = shown_number(text.split(". To")[0])
+        start, half_a_unit = shown_number(label.split(": from")[1].split(" to ")[0])
+        assert loss == pytest.approx(start, abs=1.02 * half_a_unit)
+        losses.add(loss)
+    assert page.inner_text("#train") == "Pause"
+    assert len(losses) >= 4
+    assert "broken=random1-trained" in page.evaluate("location.hash")
+    page.click("#train")
+
+
+def test_a_drawing_has_no_label_until_one_is_chosen(open_page: Open) -> None:
+    page = open_page(hash_="#label=7")
+    draw_seven(page)
+    now = page.locator("#now-text")
+    expect(now).to_have_text(re.compile("your drawing.*no label yet"))
+    assert page.evaluate("explorer.state.label") is None
+    until(page, "location.hash.includes('pixels') && !location.hash.includes('label')")
+    go_to(page, "update")
+    expect(page.locator("#step")).to_be_disabled()
+    expect(page.locator("#step-unlabelled")).to_be_visible()
+    go_to(page, "backward")
+    expect(page.locator("#backward-labelled")).to_be_hidden()
+    go_to(page, "input")
+    page.click("#drawing-label label:has-text('1')")
+    expect(now).to_have_text(re.compile("label 1"))
+    go_to(page, "backward")
+    expect(page.locator("#backward-labelled")).to_be_visible()
+    draw_seven(page, left=0.3, top=0.5)  # one more stroke
+    until(page, "location.hash.includes('label=1')")
+    assert page.evaluate("explorer.state.label") == 1
+
+    again = open_page(hash_=page.evaluate("location.hash"))
+    assert again.evaluate("explorer.state.label") == 1
+    draw_seven(again)  # on the empty pad of a page that has just been opened
+    expect(again.locator("#now-text")).to_have_text(re.compile("no label yet"))
+    for anew in ("#pad-clear", "#gallery button:nth-child(3)"):
+        page.click("#drawing-label label:has-text('1')")
+        page.click(anew)
+        draw_seven(page)
+        expect(now).to_have_text(re.compile("your drawing.*no label yet"))
+    page.click("#drawing-label label:has-text('1')")
+    page.set_input_files("#photo", SAMPLES / "5_large.png")
+    expect(now).to_have_text(re.compile("your drawing.*no label yet"))
 
 
 def test_the_confusion_matrix_opens_its_images(page: Page) -> None:
@@ -556,10 +791,58 @@ def test_the_address_holds_the_state(open_page: Open, html: Path, tmp_path: Path
     assert again.evaluate("explorer.state.image") == -1
 
 
-def test_an_address_that_makes_no_sense(open_page: Open) -> None:
-    page = open_page(hash_="#step=<b>&image=x&label=77&neuron=9.1e9&input=-1&pixels=zz999.")
-    assert page.get_attribute("#badge", "data-state") == "good"
-    assert page.evaluate("explorer.state.image") >= 0
+@pytest.mark.parametrize(
+    ("fragment", "words", "state"),
+    [
+        ("#step=nine", ["no step “nine”", "evidence"], "step === 'input'"),
+        ("#step=backwards", ["no step “backwards”: this is “backward”"], "step === 'backward'"),
+        ("#step=9", ["no step 9: this is step 8, the nearest"], "step === 'evidence'"),
+        ("#neuron=9.9", ["no neuron 9.9: here is 3.9, the nearest"], "neuron === 9"),
+        ("#neuron=seven", ["“seven” is no neuron"], "layer === 0"),
+        ("#neuron=2.1&input=500", ["no input “500”", "here is 127"], "input === 127"),
+        ("#label=77", ["no label “77”"], "label === 7"),
+        ("#rate=0.12", ["no learning rate “0.12”: it is 0.13"], "label === 7"),
+        ("#rate=-x", ["no learning rate “-x”: it is 0.1"], "label === 7"),
+        ("#broken=zero9-biases-glass", ["cannot break “zero9”", "“glass”"], "broken.length === 1"),
+        ("#broken=biases-trained", ["which a link cannot hold"], "broken.join() === 'biases'"),
+        ("#pixels=zz999.&label=3", ["drawing in this link is damaged"], "label === 7"),
+        ("#imge=3", ["no part “imge”, only step, image"], "step === 'input'"),
+        ("#step=<b>&image=x", ["no step “<b>”", "no test image “x”"], "image >= 0"),
+    ],
+)
+def test_an_address_that_the_page_cannot_show(
+    open_page: Open, fragment: str, words: list[str], state: str
+) -> None:
+    page = open_page(hash_=fragment)
+    notice = page.locator("#link-notice")
+    expect(notice).to_be_visible()
+    for part in words:
+        assert part in notice.inner_text()
+    until(
+        page,
+        f"(({{ step, label, layer, neuron, input, broken, image }}) => {state})(explorer.state)",
+    )
+    page.click("#link-close")
+    expect(notice).to_be_hidden()
+
+
+def test_an_image_that_the_page_has_not(open_page: Open, html: Path, tmp_path: Path) -> None:
+    indexes = page_data(html, tmp_path)["indexes"]
+    absent = next(i for i in range(10_000) if i not in indexes and i + 1 in indexes)
+    page = open_page(hash_=f"#image={absent}&label=3")
+    nearest = page.evaluate("explorer.shown().index")
+    assert abs(nearest - absent) == 1
+    assert page.evaluate("explorer.state.label === explorer.shown().label")
+    notice = page.inner_text("#link-notice")
+    assert f"no test image “{absent}”" in notice
+    assert f"image {nearest}, the nearest" in notice
+
+
+@pytest.mark.parametrize("fragment", ["", "#backward", "#6", "#step=6", "#step=backward"])
+def test_an_address_that_the_page_can_show(open_page: Open, fragment: str) -> None:
+    page = open_page(hash_=fragment)
+    assert page.locator("#link-notice").is_hidden()
+    until(page, f"explorer.state.step === {'backward' if fragment else 'input'!r}")
 
 
 def test_the_guided_path(page: Page) -> None:
@@ -593,7 +876,34 @@ def test_touch_draws_and_does_not_scroll(open_page: Open) -> None:
     assert page.evaluate("scrollY") == before
 
 
-@pytest.mark.parametrize("width", [390, 900, 1280])
+STEPS = ["input", "layers", "relu", "count", "loss", "backward", "update", "evidence"]
+
+
+def test_links_to_steps_arrive_on_a_phone(open_page: Open) -> None:
+    """Also a click while the page still goes to the step that its address names."""
+    phone = {"has_touch": True, "is_mobile": True, "viewport": {"width": 390, "height": 800}}
+    for step in STEPS:
+        page = open_page(hash_=f"#step={step}", reduced_motion="no-preference", **phone)
+        until(page, f"explorer.state.step === {step!r}")
+        page.hover(".steps ol")
+        page.evaluate(  # the bar stays where it is under a pointer
+            """() => {
+              const bar = document.querySelector(".steps ol");
+              bar.scrollTo({ left: 200 });
+              explorer.state.step = "";
+              dispatchEvent(new Event("scroll"));
+            }"""
+        )
+        page.wait_for_timeout(100)
+        assert page.evaluate("document.querySelector('.steps ol').scrollLeft") == 200
+        other = STEPS[STEPS.index(step) - 3]
+        page.click(f'.steps a[data-to="{other}"]')
+        page.wait_for_timeout(300)
+        assert page.evaluate("explorer.state.step") == other
+        page.context.close()
+
+
+@pytest.mark.parametrize("width", [360, 900, 1280])
 def test_no_sideways_scrolling(open_page: Open, width: int) -> None:
     page = open_page(viewport={"width": width, "height": 800})
     for step in ("layers", "relu", "count", "loss", "backward", "update", "evidence"):
@@ -602,6 +912,8 @@ def test_no_sideways_scrolling(open_page: Open, width: int) -> None:
     page.click("#count-unfold")
     page.click("#step")  # and so a button to undo it
     expect(page.locator("#now-reset")).to_be_visible()
+    draw_seven(page)
+    expect(page.locator("#now-text")).to_have_text(re.compile("no label yet"))
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 

@@ -3,27 +3,26 @@
 function backwardPanel() {
   const section = byId("backward");
 
-  byId("label-buttons").append(
-    ...Array.from({ length: CLASSES }, (_, digit) => {
-      const id = `label-${digit}`;
-      const input = el("input", { type: "radio", name: "label", id, value: digit, onchange: () => chooseLabel(digit) });
-      return el("label", { for: id }, input, el("span", {}, String(digit)));
-    }),
-  );
+  labelChooser(section, byId("label-buttons"));
+  watch(section, ["image", "label"], () => {
+    byId("backward-labelled").hidden = state.label === null;
+    byId("backward-unlabelled").hidden = state.label !== null;
+  });
+  /** Draws what depends on the loss; without a label there is none. */
+  const watchLoss = (keys, draw) => watch(section, keys, () => state.label === null || draw());
 
   // The image with the largest loss under the current weights has the largest gradients.
   byId("take-mistake").addEventListener("click", () => {
-    const losses = allPasses().slice(0, data.training).map(({ logits }, i) => crossEntropy(logits, examples[i].label));
+    const losses = allPasses().map(({ logits }, i) => crossEntropy(logits, examples[i].label));
     showImage(argmax(losses));
   });
   watch(section, ["image", "weights", "label"], () => {
     byId("backward-hint").textContent =
-      backwardPass().loss < 0.05 ? "The loss is small, so all gradients are close to 0." : "";
+      state.label !== null && backwardPass().loss < 0.05 ? "The loss is small, so all gradients are close to 0." : "";
   });
 
   // p − y
-  watch(section, ["image", "weights", "label"], () => {
-    byId(`label-${state.label}`).checked = true;
+  watchLoss(["image", "weights", "label"], () => {
     const { p } = forwardPass();
     const { loss, dz } = backwardPass();
     const difference = dz[layerCount - 1];
@@ -74,7 +73,7 @@ function backwardPanel() {
   const { pointed } = gridCanvas(tile, shape, () => state.input, (j) => choose(state.layer, state.neuron, j));
   tile.addEventListener("pointerdown", (event) => pointed(event) >= 0 && choose(state.layer, state.neuron, pointed(event)));
 
-  watch(section, ["image", "weights", "label", "neuron", "input"], () => {
+  watchLoss(["image", "weights", "label", "neuron", "input"], () => {
     const { layer: k, neuron: i, input: j } = state;
     const width = inputsOf(net, k);
     for (const [field, value] of [[layer, k], [row, i], [column, j]])
@@ -100,7 +99,14 @@ function backwardPanel() {
     paint(tile, weights, columns, { mark: j, most: largest(weights) || 1 });
     byId("gradient-caption").replaceChildren(el("b", {}, `∂L/∂W${sub(k + 1)}[${i}]`), `, ${k === 0 ? "28 × 28" : `${width} numbers`}: select a weight`);
   });
-  byId("backward-torch").textContent = `F.cross_entropy(model(x), label).backward(); model.layer1.weight.grad`;
+}
+
+/** Adds ten buttons that choose the true label. */
+function labelChooser(section, holder) {
+  const inputs = Array.from({ length: CLASSES }, (_, digit) =>
+    el("input", { type: "radio", name: holder.id, id: `${holder.id}-${digit}`, onchange: () => chooseLabel(digit) }));
+  holder.append(...inputs.map((input, digit) => el("label", { for: input.id }, input, el("span", {}, String(digit)))));
+  watch(section, ["image", "label"], () => inputs.forEach((input, digit) => (input.checked = digit === state.label)));
 }
 
 /** Draws ∂L/∂z of each layer as coloured grids, the last layer first. */
@@ -118,7 +124,7 @@ function drawFlow(dz) {
     paint(canvas, dz[k], columns);
     const passing = dz[k].filter((v) => v !== 0).length;
     parts.push(
-      el("figure", {}, canvas, el("figcaption", {}, el("b", {}, `∂L/∂z${sub(k + 1)}`), ` ${dz[k].length} numbers`, k < layerCount - 1 ? `, ${dz[k].length - passing} of them 0` : "")),
+      el("figure", {}, canvas, el("figcaption", {}, el("b", {}, `∂L/∂z${sub(k + 1)}`), ` ${dz[k].length} numbers`, passing < dz[k].length ? `, ${dz[k].length - passing} of them 0` : "")),
     );
     if (k > 0) parts.push(el("span", { class: "arrow", "aria-hidden": "true" }, "→"));
   }
@@ -127,7 +133,7 @@ function drawFlow(dz) {
 
 /** The factors of the chain rule in the lesson's order, named as in mnist_mlp/lesson/trace.py. */
 function chainFactors() {
-  const { a, p } = forwardPass();
+  const { a, z, p } = forwardPass();
   const K = layerCount;
   const bySoftmax = new Float64Array(CLASSES);
   bySoftmax[state.label] = -1 / Math.max(p[state.label], Number.MIN_VALUE);
@@ -142,9 +148,12 @@ function chainFactors() {
   for (let k = K - 1; k > 0; k--) {
     const [rows, columns] = [outputsOf(net, k), inputsOf(net, k)];
     factors.push({ name: `∂z${sub(k + 1)}/∂a${sub(k)}`, means: `the weights W${sub(k + 1)}`, values: net.W[k], columns, shape: `${rows} × ${columns}` });
-    const slopes = a[k].map((v) => (v > 0 ? 1 : 0));
+    const slopes = z[k - 1].map(ACTIVATIONS[activation].slope);
     const firing = slopes.reduce((s, v) => s + v, 0);
-    factors.push({ name: `∂a${sub(k)}/∂z${sub(k)}`, means: `the derivative of ReLU: 1 for the ${firing} active neurons, 0 for the other ${slopes.length - firing}`, values: slopes, columns: columnsOf(slopes.length), shape: String(slopes.length) });
+    const means = activation === "relu"
+      ? `the derivative of ReLU: 1 for the ${firing} active neurons, 0 for the other ${slopes.length - firing}`
+      : `the derivative of ${word.name}: from ${number(Math.min(...slopes))} to ${number(Math.max(...slopes))}`;
+    factors.push({ name: `∂a${sub(k)}/∂z${sub(k)}`, means, values: slopes, columns: columnsOf(slopes.length), shape: String(slopes.length) });
   }
   factors.push({ name: "∂z₁/∂W₁", means: "the layer’s input, x", values: a[0], columns: SIDE, shape: "784", grey: true });
   return factors;

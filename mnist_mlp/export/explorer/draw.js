@@ -41,7 +41,7 @@ function power(v, digits = 2) {
   return `${mantissa} × 10${raised.join("")}`.replace("-", "−");
 }
 
-const fixed = (v, decimals) => v.toFixed(decimals).replace("-", "−");
+const fixed = (v, decimals) => v.toFixed(decimals).replace(/^-(?=[0.]*$)/, "").replace("-", "−"); // no −0
 const counted = (v) => v.toLocaleString("en");
 const percent = (p) => (p > 0.9995 && p < 1 ? "> 99.9%" : `${(100 * p).toFixed(1)}%`);
 const signed = (v, digits = 3) => (v < 0 ? number(v, digits) : `+${number(v, digits)}`);

@@ -2,10 +2,9 @@
 
 function evidencePanel() {
   const section = byId("evidence");
-  const total = data.confusion.flat().reduce((s, v) => s + v, 0);
   const right = data.confusion.reduce((s, row, i) => s + row[i], 0);
   byId("evidence-summary").textContent =
-    `This network classifies ${counted(right)} of ${counted(total)} test images correctly: ${((100 * right) / total).toFixed(2)}%.`;
+    `This network classifies ${counted(right)} of ${counted(testImages)} test images correctly: ${((100 * right) / testImages).toFixed(2)}%.`;
 
   // The confusion matrix
   const cellImages = (truth, predicted) =>
@@ -80,8 +79,8 @@ function evidencePanel() {
   const last = data.rows.at(-1);
   const facts = {
     run: data.run,
-    network: `${data.sizes.join("-")}, ReLU, ${counted(parameterCount)} parameters`,
-    "data set": `${data.dataset}, ${counted(data.training_images)} training images, ${counted(total)} test images`,
+    network: `${data.sizes.join("-")}${hidden ? `, ${word.name}` : ""}, ${counted(parameterCount)} parameters`,
+    "data set": `${data.dataset}, ${counted(data.training_images)} training images, ${counted(testImages)} test images`,
     training: `${data.epoch} epochs, ${counted(data.update)} updates${last ? `, ${last.seconds.toFixed(1)}\u00a0s` : ""}`,
     seed: data.seed,
     versions: Object.entries(data.environment.versions ?? {}).map(([name, v]) => `${name} ${v}`).join(", "),

@@ -9,9 +9,9 @@ function inputPanel() {
   const pad = byId("pad");
   const context = pad.getContext("2d", { willReadFrequently: true });
   const source = { photo: null }; // the selected photo in grey; null: use the pad
-  let pixel = 14 * SIDE + 14;
 
   const blank = () => {
+    state.padBlank = true;
     context.fillStyle = "#fff";
     context.fillRect(0, 0, PAD, PAD);
   };
@@ -140,16 +140,17 @@ function inputPanel() {
   // The input vector
   const seen = byId("seen");
   const choosePixel = (cell) => {
-    pixel = cell;
+    state.pixel = cell;
     changed("pixel");
   };
   const grid = () => ({ columns: SIDE, count: SIDE * SIDE });
-  const { pointed } = gridCanvas(seen, grid, () => pixel, choosePixel);
+  const { pointed } = gridCanvas(seen, grid, () => state.pixel, choosePixel);
   for (const kind of ["pointermove", "pointerdown"])
     seen.addEventListener(kind, (event) => pointed(event) >= 0 && choosePixel(pointed(event)));
 
   watch(byId("input"), ["image", "pixel", "centring"], () => {
     const { x } = shown();
+    const { pixel } = state;
     paint(seen, x, SIDE, { grey: true, mark: pixel });
     const [row, column] = [Math.floor(pixel / SIDE), pixel % SIDE];
     byId("pixel-text").textContent =
@@ -185,17 +186,18 @@ function inputPanel() {
   const bars = probabilityBars(byId("input-bars"));
   watch(byId("input"), ["image", "weights", "label"], () => {
     const { p } = forwardPass();
-    bars(p, shown().label);
+    const { index } = shown();
+    const label = index === null ? state.label : shown().label;
+    bars(p, label);
     const predicted = argmax(p);
-    const { label, index } = shown();
     byId("input-verdict").textContent =
-      label === null
-        ? `Prediction: ${predicted} (${percent(p[predicted])}).`
-        : `Test image ${index}, label ${label}. Prediction: ${predicted} (${percent(p[predicted])})${predicted === label ? "." : ", a mistake."}`;
+      `${index === null ? "" : `Test image ${index}, label ${label}. `}Prediction: ${predicted} (${percent(p[predicted])})${label === null || predicted === label ? "." : ", a mistake."}`;
+    byId("drawing-labels").hidden = index !== null;
     byId("inference-time").textContent = `${fixed(Math.max(cache.milliseconds, 0.1), 1)} ms`;
   });
 
-  buildGallery(byId("gallery"), examples.slice(0, data.training).map((_, i) => i));
+  labelChooser(byId("input"), byId("drawing-label"));
+  buildGallery(byId("gallery"), galleryPlaces);
   watch(byId("input"), ["image"], () => {
     for (const button of byId("gallery").children)
       button.setAttribute("aria-pressed", Number(button.dataset.place) === state.image);

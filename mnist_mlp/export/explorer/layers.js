@@ -15,7 +15,8 @@ function layersPanel() {
       role: "group",
       "aria-label": `Layer ${k + 1}, ${b.length} neurons`,
     });
-    const width = last ? 1 : columnsOf(b.length) / (b.length > 64 ? 2 : 1);
+    const narrow = (b.length > 64 ? 2 : 1) * (layerCount > 4 ? 2 : 1);
+    const width = last ? 1 : Math.max(1, Math.round(columnsOf(b.length) / narrow));
     grid.style.setProperty("--columns", width);
     const buttons = Array.from(b, (_, i) => {
       const button = el("button", { type: "button", class: "neuron", tabindex: i ? -1 : 0, onclick: () => chooseNeuron(k, i) });
@@ -30,7 +31,7 @@ function layersPanel() {
         { class: last ? "layer out" : "layer" },
         el("h3", {}, `Layer ${k + 1}`),
         grid,
-        el("p", { class: "quiet fine" }, last ? "10 logits" : `${b.length} neurons, ReLU`),
+        el("p", { class: "quiet fine" }, last ? "10 logits" : `${b.length} neurons, ${word.name}`),
       ),
     );
     return buttons;
@@ -107,16 +108,12 @@ function layersPanel() {
     const last = layer === layerCount - 1;
     const fires = allPasses().map((p) => (last ? p.logits[neuron] : p.a[layer + 1][neuron]));
     const order = fires.map((_, i) => i).sort((i, j) => fires[j] - fires[i]);
-    buildGallery(byId("favourites"), order.slice(0, 12).filter((i) => last || fires[i] > 0));
+    buildGallery(byId("favourites"), order.slice(0, 12).filter((i) => last || activation !== "relu" || fires[i] > 0));
     if (!byId("favourites").children.length)
       byId("favourites").append(el("p", { class: "quiet" }, "None. This neuron is 0 for every image in this page: it is dead."));
   });
   paintLegend();
   watch(section, ["theme"], paintLegend);
-
-  const names = trained.W.map((_, k) => `model.layer${k + 1}`);
-  byId("layers-torch").textContent =
-    `z1 = ${names[0]}(x); a1 = torch.relu(z1)` + (layerCount > 1 ? `; z2 = ${names[1]}(a1)` : "");
 }
 
 function paintLegend() {
@@ -187,7 +184,7 @@ function drawConnections(lines, holder, picture, cells) {
   }
 }
 
-/** Shows the selected neuron: weights × input = product, the running sum, bias, ReLU. */
+/** Shows the selected neuron: weights × input = product, the running sum, bias, activation. */
 function drawNeuron(upTo) {
   const { layer, neuron } = state;
   const { a, z } = forwardPass();
@@ -252,15 +249,18 @@ function drawNeuron(upTo) {
 
   const name = `z${sub(layer + 1)}[${neuron}]`;
   const value = z[layer][neuron];
+  const out = a[layer + 1]?.[neuron];
   byId("neuron-formula").replaceChildren(
     ...[`${name} = Σ w·${input} + b = ${number(running[count], 4)} ${b < 0 ? "−" : "+"} ${number(Math.abs(b), 4)} = `, el("b", {}, number(value, 4))],
     ...(last
       ? []
-      : [el("br"), `a${sub(layer + 1)}[${neuron}] = ReLU(${number(value, 4)}) = max(0, ${number(value, 4)}) = `, el("b", {}, number(Math.max(0, value), 4))]),
+      : [el("br"), `a${sub(layer + 1)}[${neuron}] = ${word.name}(${number(value, 4)}) = ${word.formula(number(value, 4))} = `, el("b", {}, number(out, 4))]),
   );
   byId("neuron-step").textContent = last
-    ? "The last layer has no ReLU: the sum is the digit’s logit. Softmax turns the ten logits into probabilities (step 5)."
-    : value > 0
+    ? "The last layer applies no function: the sum is the digit’s logit. Softmax turns the ten logits into probabilities (step 5)."
+    : activation !== "relu"
+      ? `With ${word.name}, ${word.does}. The result goes to the next layer.`
+      : value > 0
       ? "The sum is positive: the neuron is active and passes the sum to the next layer."
       : "The sum is not positive, so ReLU outputs 0: for this image the neuron is inactive and does not affect the next layer.";
 }

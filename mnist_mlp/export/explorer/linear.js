@@ -1,4 +1,4 @@
-// Panels 3 and 4: merging the layers without ReLU, and counting the parameters.
+// Panels 3 and 4: merging the layers without the activation function, and counting the parameters.
 
 function reluPanel() {
   const section = byId("relu");
@@ -26,7 +26,7 @@ function reluPanel() {
       canvas.style.height = side(block.rows);
       const first = i === 0 && merged;
       const figure = el("figure", { class: first ? "matrix merged" : "matrix" }, canvas, el("figcaption", {}, el("b", {}, block.name), ` ${block.rows} × ${block.columns}`));
-      if (i > 0) parts.push(el("span", { class: "operator" }, merged ? "·" : "ReLU("));
+      if (i > 0) parts.push(el("span", { class: "operator" }, merged ? "·" : `${word.name}(`));
       parts.push(figure);
     });
     parts.push(el("span", { class: "operator" }, `x ${merged ? "" : ")".repeat(layerCount - 1)} + biases`));
@@ -44,47 +44,41 @@ function reluPanel() {
     const whole = merged === layerCount;
     byId("merge").disabled = merged > 0;
     byId("merge-undo").disabled = merged === 0;
-    byId("merge-result").hidden = !whole;
+    byId("merge-result").hidden = !whole && hidden > 0;
+    if (!hidden) return drawTemplates(net.W[0]);
     if (!whole) {
       byId("merge-text").textContent = merged
         ? "The product of two matrices is one matrix that replaces both."
-        : `ReLU between the ${layerCount} matrices prevents merging them: which values it sets to 0 depends on the image.`;
+        : activation === "identity"
+          ? ""
+          : `Between the ${layerCount} matrices, ${word.name} prevents merging them: what it does to a sum depends on the image.`;
       return;
     }
     const one = mergedLayer(net);
     const { x } = shown();
-    const stack = forward(net, x, false).logits;
+    const stack = forward(net, x, "identity").logits;
     const single = linear(one.W, one.b, x);
     const real = forwardPass().logits;
     const difference = largest(stack.map((v, i) => v - single[i]));
+    const without = activation === "identity" ? "layers" : `layers without ${word.name}`;
     const row = (cells, kind = "td") => el("tr", {}, ...cells.map((c, i) => el(i && kind === "td" ? "td" : "th", { scope: kind === "th" ? "col" : "row" }, c)));
     byId("merge-table").replaceChildren(
-      el("thead", {}, row(["digit", "layers without ReLU", "merged layer", "difference", "with ReLU"], "th")),
+      el("thead", {}, row(["digit", without, "merged layer", "difference", `with ${word.name}`], "th")),
       el("tbody", {}, ...Array.from({ length: CLASSES }, (_, i) =>
         row([String(i), fixed(stack[i], 3), fixed(single[i], 3), number(stack[i] - single[i], 1), fixed(real[i], 3)]))),
     );
-    const right = (logitsOf) => examples.slice(0, data.training).filter((e, i) => argmax(logitsOf(e, i)) === e.label).length;
-    const without = right(({ x: each }) => linear(one.W, one.b, each));
-    const with_ = right((_, i) => allPasses()[i].logits);
+    const rightMerged = countRight(({ x: each }) => linear(one.W, one.b, each));
     byId("merge-text").textContent =
-      `The ${layerCount} layers without ReLU and the merged layer agree to ${number(difference, 1)}, which is rounding error. ` +
-      `Of the ${data.training} test images above, the network classifies ${with_} correctly with ReLU and ${without} without.`;
-    const holder = byId("templates");
-    const most = largest(one.W);
-    holder.replaceChildren(
-      ...Array.from({ length: CLASSES }, (_, i) => {
-        const canvas = el("canvas", { width: 84, height: 84, role: "img", "aria-label": `Template of the digit ${i}` });
-        paint(canvas, one.W.subarray(784 * i, 784 * (i + 1)), SIDE, { most: most * 0.6 });
-        return el("figure", {}, canvas, el("figcaption", {}, String(i)));
-      }),
-    );
+      `The ${layerCount} ${without} and the merged layer agree to ${number(difference, 1)}, which is rounding error. ` +
+      `Of ${data.random} test images chosen at random, the network classifies ${rightNow()} correctly with ${word.name} and ${rightMerged} merged.`;
+    drawTemplates(one.W);
   };
 
   const go = () => {
     merged = merged ? merged + 1 : 2;
     if (merged > layerCount || reducedMotion()) merged = layerCount;
     show();
-    if (merged < layerCount) timer = setTimeout(go, 1400);
+    if (merged < layerCount) timer = setTimeout(go, Math.min(1400, 4200 / hidden));
   };
   byId("merge").addEventListener("click", () => {
     merged = 1;
@@ -97,12 +91,20 @@ function reluPanel() {
     show();
     byId("merge").focus();
   });
+  byId("merge-buttons").hidden = byId("merge-outputs").hidden = !hidden;
   watch(section, ["image", "weights"], show);
+}
 
-  // W3 @ W2 @ W1 @ x, plus each bias multiplied by the later layers' weights
-  const through = (k) => Array.from({ length: layerCount - k }, (_, i) => `W${layerCount - i} @ `).join("");
-  const biases = trained.W.map((_, k) => `${through(k + 1)}b${k + 1}`);
-  byId("relu-torch").textContent = `(${through(0).slice(0, -3)}) @ x + ${biases.join(" + ")}  # W1 = model.layer1.weight, and so on`;
+/** Shows the ten rows of a 10 × 784 matrix as images. */
+function drawTemplates(W) {
+  const most = largest(W);
+  byId("templates").replaceChildren(
+    ...Array.from({ length: CLASSES }, (_, i) => {
+      const canvas = el("canvas", { width: 84, height: 84, role: "img", "aria-label": `Template of the digit ${i}` });
+      paint(canvas, W.subarray(784 * i, 784 * (i + 1)), SIDE, { most: most * 0.6 });
+      return el("figure", {}, canvas, el("figcaption", {}, String(i)));
+    }),
+  );
 }
 
 function countPanel() {

@@ -4,9 +4,12 @@ const LESSON_LOGITS = [1.2, 0.3, -0.5, 0.1, 3.8, 0.2, -0.1, 8.1, 0.4, 0.9];
 const LESSON_PRINTED = [0.01, 0.0, 0.0, 0.0, 0.01, 0.0, 0.0, 0.96, 0.0, 0.01];
 const LESSON_LABEL = 7;
 
+/** The panel's logits and label, from the lesson, the image, or by hand. */
+const chosenLogits = { logits: LESSON_LOGITS.slice(), label: LESSON_LABEL, from: "lesson" };
+
 function lossPanel() {
   const section = byId("loss");
-  const chosen = { logits: LESSON_LOGITS.slice(), label: LESSON_LABEL, from: "lesson" };
+  const chosen = chosenLogits;
   const holder = byId("logits");
   holder.append(
     el("div", { class: "logit head", "aria-hidden": "true" }, ...["", "logit z", "", "eᶻ", "softmax", ""].map((t) => el("span", {}, t))),
@@ -65,10 +68,11 @@ function lossPanel() {
     byId("loss-lesson").setAttribute("aria-pressed", chosen.from === "lesson");
     byId("loss-image").setAttribute("aria-pressed", chosen.from === "image");
     byId("logit-sum").textContent = `The ten probabilities add up to ${fixed(p.reduce((s, v) => s + v, 0), 3)}. Click a digit to make it the true label.`;
-    const loss = crossEntropy(chosen.logits, chosen.label);
-    const q = p[chosen.label];
+    const known = chosen.label !== null; // a drawing has no label until one is chosen
+    const loss = known ? crossEntropy(chosen.logits, chosen.label) : null;
+    const q = known ? p[chosen.label] : null;
     byId("loss-formula").replaceChildren(
-      `loss = −ln p[${chosen.label}] = −ln ${q < 0.001 ? number(q) : fixed(q, 3)} = `, el("b", {}, fixed(loss, 4)),
+      ...(known ? [`loss = −ln p[${chosen.label}] = −ln ${q < 0.001 ? number(q) : fixed(q, 3)} = `, el("b", {}, fixed(loss, 4))] : ["The loss needs the true digit: click it."]),
     );
     drawLossCurve(q, loss);
     byId("loss-note").replaceChildren(...note(chosen, p, loss));
@@ -84,7 +88,7 @@ function note({ from, label }, p, loss) {
     ];
   }
   if (from === "image")
-    return [`These are the logits of the image in step 1 with the current weights. The true label is ${label}.`];
+    return [`These are the logits of the image in step 1 with the current weights. ${label === null ? "The drawing has no label yet." : `The true label is ${label}.`}`];
   return ["Only differences between logits matter: adding a constant to all ten changes no probability. Equal logits give 1/10 each and a loss of ln 10 = 2.303, about that of an untrained network."];
 }
 
@@ -96,7 +100,7 @@ function drawLossCurve(p, loss) {
     y: [0, most],
     xText: "probability of the true digit",
     yText: "loss −ln p",
-    label: `The curve of −ln p. Here p is ${number(p)} and the loss is ${number(loss)}.`,
+    label: `The curve of −ln p.${p === null ? "" : ` Here p is ${number(p)} and the loss is ${number(loss)}.`}`,
   });
   const points = Array.from({ length: 201 }, (_, i) => {
     const v = Math.exp(-most) + (1 - Math.exp(-most)) * (i / 200) ** 2;
@@ -110,6 +114,7 @@ function drawLossCurve(p, loss) {
   mark(0.1, "0.10 = 1/10, a guess: 2.303", 10, 4);
   mark(0.96, "the lesson’s 0.96: 0.041", -2, -34, "end");
   plot.add("line", { x1: plot.sx(0.96), x2: plot.sx(0.96) - 4, y1: plot.sy(0.041) - 6, y2: plot.sy(0.041) - 30, class: "gridline" });
+  if (p === null) return;
   const [x, y] = [plot.sx(p), plot.sy(Math.min(most, loss))];
   plot.add("line", { x1: x, x2: x, y1: y, y2: plot.sy(0), class: "drop" });
   plot.add("line", { x1: plot.left, x2: x, y1: y, y2: y, class: "drop" });

@@ -24,7 +24,7 @@ function checkGradients() {
     const gradients = zeroGradients(trained);
     backward(trained, forward(trained, x), label, gradients);
     for (const { name, norm, largest: most, positions, values } of tensors) {
-      const [, layer, kind] = name.match(/^layer(\d)\.(weight|bias)$/);
+      const [, layer, kind] = name.match(/^layer(\d+)\.(weight|bias)$/);
       const mine = gradients[kind === "weight" ? "W" : "b"][layer - 1];
       const scale = most || 1;
       const mineNorm = Math.sqrt(mine.reduce((s, v) => s + v * v, 0));
@@ -75,11 +75,10 @@ async function checkPage() {
 
 // The guided tour: [section, element to highlight, text, action]
 
-const strongestNeuron = (layer) => argmax(forwardPass().a[layer + 1]);
+const strongestNeuron = (layer) => argmax(forwardPass().a[layer + 1] ?? forwardPass().p);
 
 function takeOneStep(exponent) {
-  byId("rate").value = exponent;
-  byId("rate").dispatchEvent(new Event("input"));
+  setRate(10 ** exponent);
   byId("step").click();
 }
 
@@ -88,19 +87,19 @@ const TOUR = [
   ["input", ".pad-card", "Draw a digit of your own. It is cropped and centred as in MNIST and classified at once.", () => {}],
   ["layers", "#network", "Activations flow from the image to the output. Each square is a neuron; blue ones are active.", () => chooseNeuron(0, strongestNeuron(0))],
   ["layers", ".product", "This is the most active neuron: its 784 weights times the image, pixel by pixel.", () => chooseNeuron(0, strongestNeuron(0))],
-  ["layers", ".sum", "Add up the products and the bias. ReLU keeps the sum if it is positive. Press Play.", () => {}],
-  ["layers", "#network", "The last layer does the same with the activations before it. Its largest sum is the prediction.", () => chooseNeuron(layerCount - 1, argmax(forwardPass().p))],
-  ["relu", "#matrices", "Without ReLU the matrices multiply into one: more layers would add nothing.", () => byId("merge").disabled || byId("merge").click()],
+  ["layers", ".sum", `Add up the products and the bias. ${hidden ? `Then ${word.name}: ${word.does}` : "The sum is the digit’s logit"}. Press Play.`, () => {}],
+  ["layers", "#network", `${hidden ? "The last layer does the same with the activations before it. Its" : "There is one such neuron for each digit. The"} largest sum is the prediction.`, () => chooseNeuron(layerCount - 1, argmax(forwardPass().p))],
+  ["relu", "#matrices", hidden ? `Without ${word.name} the matrices multiply into one: more layers would add nothing.` : "This network is a single layer. With more layers and an activation function it could do more.", () => byId("merge").disabled || byId("merge").click()],
   ["count", "#count-rows", "Count the parameters as the lesson does: rows × columns + biases, layer by layer.", () => {}],
   ["loss", "#logits", "Softmax turns logits into probabilities. The lesson’s example gives 0.983, not 0.96 as printed.", () => byId("loss-lesson").click()],
   ["loss", "#loss-curve", "The loss is −ln of the true digit’s probability: small if the network is right, large if it is confidently wrong.", () => {}],
-  ["input", "#gallery", "Now look at a mistake: this image is misclassified with the highest confidence.", () => showImage(0)],
+  ["input", "#gallery", isMistake(examples[galleryPlaces[0]]) ? "Now look at a mistake: this image is misclassified with the highest confidence." : "The network reads every image in this page correctly. Look at another one.", () => showImage(galleryPlaces[0])],
   ["backward", "#blame", "p − y shows how each logit should change: blue is too high, orange is too low.", () => {}],
-  ["backward", "#factors", "The factors of the chain rule are familiar: W₃, W₂, zeros and ones from ReLU, and x.", () => {}],
+  ["backward", "#factors", `The factors of the chain rule are familiar: ${hidden ? `the weights, ${word.slopes}, and x` : "p, y and x"}.`, () => {}],
   ["backward", "#weight-formula", "One weight’s gradient is the product of two numbers. A finite difference gives the same value.", () => byId("weight-steepest").click()],
   ["update", "#step-text", "One small step against the gradient lowers the loss of this image.", () => takeOneStep(-3)],
   ["update", "#train-curve", "The page can train from random weights. Press Random weights, then Train.", () => {}],
-  ["evidence", "#confusion", "The trained weights again, evaluated on images that were not used for training. Select a cell.", () => state.altered && byId("now-reset").click()],
+  ["evidence", "#confusion", "The trained weights again, evaluated on images that were not used for training. Select a cell.", () => state.broken.length && byId("now-reset").click()],
 ];
 
 function buildTour() {
@@ -159,7 +158,8 @@ function followScroll() {
         if (link.dataset.to === here.id) {
           link.setAttribute("aria-current", "step");
           const bar = link.closest("ol");
-          bar.scrollTo({ left: link.offsetLeft - bar.clientWidth / 2 + link.clientWidth / 2 });
+          // Not under a pointer, which would then hit another link than the one aimed at.
+          if (!bar.matches(":hover")) bar.scrollTo({ left: link.offsetLeft - bar.clientWidth / 2 + link.clientWidth / 2 });
         } else link.removeAttribute("aria-current");
       }
       saveState();
@@ -181,37 +181,26 @@ function followScroll() {
     const predicted = argmax(p);
     drawThumbnail(byId("now-image"), pixels);
     byId("now-text").replaceChildren(
-      index === null ? "your drawing" : `image ${index}`, ": ", el("span", { class: "wide-only" }, "predicted "), el("b", {}, String(predicted)), ` (${percent(p[predicted])}), label `, el("b", {}, String(state.label)),
+      ...(index === null ? [el("span", { class: "wide-only" }, "your "), "drawing"] : [`image ${index}`]), ": ", el("span", { class: "wide-only" }, "predicted "), el("b", {}, String(predicted)), ` (${percent(p[predicted])}), `, ...(state.label === null ? ["no label", el("span", { class: "wide-only" }, " yet")] : ["label ", el("b", {}, String(state.label))]),
     );
-    byId("now-reset").hidden = !state.altered;
-    byId("now-reset").title = `Weights changed: ${state.altered}. Restore the trained weights.`;
+    byId("now-reset").hidden = !state.broken.length;
+    byId("now-reset").title = `In force: ${inForce()}. Restore the trained weights.`;
   });
   visible.add(body);
 }
 
-function goTo(id, behavior = reducedMotion() ? "auto" : "smooth") {
+function goTo(id) {
+  goTo.last = id;
   const section = byId(id);
-  section.scrollIntoView({ behavior, block: "start" });
-  // Panels drawn while scrolling may move the section.
-  addEventListener("scrollend", () => section.scrollIntoView({ block: "start" }), { once: true });
+  section.scrollIntoView({ block: "start" });
   const title = section.querySelector("h2");
   title.tabIndex = -1;
   title.focus({ preventScroll: true });
 }
 
-function commands() {
-  const { index } = shown();
-  const image = index === null ? `--image FILE --label ${state.label}` : `--index ${index}`;
-  const texts = {
-    trace: `mnist-mlp trace RUN ${image} --json`,
-    step: `mnist-mlp trace RUN ${image} --learning-rate ${Number(byId("rate").value) ? Number((10 ** byId("rate").value).toPrecision(4)) : 1} --json`,
-    eval: "mnist-mlp eval RUN --json",
-  };
-  for (const code of document.querySelectorAll("code.command")) code.textContent = texts[code.dataset.command];
-}
-
 function main() {
   readTheme();
+  fillWords();
   byId("run-name").textContent = data.run;
   byId("parameter-total").textContent = counted(parameterCount);
   const step = readAddress();
@@ -222,7 +211,8 @@ function main() {
 
   const panels = [inputPanel, layersPanel, reluPanel, countPanel, lossPanel, backwardPanel, updatePanel, evidencePanel];
   for (const panel of panels) panel();
-  watch(document.body, ["image", "label", "rate"], commands);
+  outside();
+  byId("link-close").addEventListener("click", () => (byId("link-notice").hidden = true));
   followScroll();
   buildTour();
 
@@ -256,7 +246,7 @@ function main() {
   });
   addEventListener("hashchange", () => {
     const to = readAddress();
-    if (to) goTo(to, "auto");
+    if (to) goTo(to);
   });
 
   visible.add(byId("input"));
@@ -265,7 +255,8 @@ function main() {
   performance.mark("first-picture");
   setTimeout(() => {
     redraw(true); // so that every panel has its final height before the user scrolls
-    if (step && step !== "input") goTo(step, "auto");
+    const to = goTo.last ?? step; // what was clicked by now, or else the link's step
+    if (to && to !== "input") goTo(to);
     checkPage().then(() => changed("weights")); // and measure a forward pass again
   }, 30); // after the first frame
 

@@ -1,6 +1,6 @@
 // The lesson's mathematics, as in mnist_mlp/steps/backprop.py, for one image at a time in float64.
-// A network is {sizes, W, b}: W[k] is the weight matrix of layer k+1 (outputs × inputs, row-major)
-// and b[k] its bias vector.
+// A network is {sizes, activation, W, b}: W[k] is the weight matrix of layer k+1 (outputs × inputs,
+// row-major) and b[k] its bias vector.
 
 const outputsOf = (net, k) => net.sizes[k + 1];
 const inputsOf = (net, k) => net.sizes[k];
@@ -8,7 +8,7 @@ const inputsOf = (net, k) => net.sizes[k];
 /** A deep copy. */
 function copyNetwork(net) {
   return {
-    sizes: net.sizes.slice(),
+    ...net,
     W: net.W.map((W) => W.slice()),
     b: net.b.map((b) => b.slice()),
   };
@@ -29,7 +29,31 @@ function linear(W, b, a) {
   return z;
 }
 
-const relu = (z) => z.map((v) => (v > 0 ? v : 0));
+/**
+ * erf(x) = 2/√π · e^(−x²) · Σ 2ⁿ x²ⁿ⁺¹ / (1·3·…·(2n+1)): Abramowitz and Stegun, 7.1.6. All terms have
+ * one sign, so no digits are lost; beyond 6 it rounds to ±1.
+ */
+function erf(x) {
+  if (Math.abs(x) > 6) return Math.sign(x);
+  let [term, sum] = [x, x];
+  for (let n = 1; Math.abs(term) > 1e-17 * Math.abs(sum); n++) sum += term *= (2 * x * x) / (2 * n + 1);
+  return (2 / Math.sqrt(Math.PI)) * Math.exp(-x * x) * sum;
+}
+
+const sigmoid = (z) => 1 / (1 + Math.exp(-z));
+const normalShare = (z) => (1 + erf(z / Math.SQRT2)) / 2; // Φ(z), the normal distribution's share below z
+
+/** Step 3's functions, by their name in the config: a = of(z), and the slope ∂a/∂z. */
+const ACTIVATIONS = {
+  relu: { of: (z) => (z > 0 ? z : 0), slope: (z) => (z > 0 ? 1 : 0) },
+  identity: { of: (z) => z, slope: () => 1 },
+  tanh: { of: Math.tanh, slope: (z) => 1 - Math.tanh(z) ** 2 },
+  sigmoid: { of: sigmoid, slope: (z) => sigmoid(z) * sigmoid(-z) },
+  gelu: {
+    of: (z) => z * normalShare(z),
+    slope: (z) => normalShare(z) + (z * Math.exp((-z * z) / 2)) / Math.sqrt(2 * Math.PI),
+  },
+};
 
 /** Step 4. Subtracting the largest logit first avoids overflow. */
 function softmax(z) {
@@ -46,12 +70,13 @@ function crossEntropy(z, label) {
 }
 
 /** The forward pass of one image: a[0] is x, a[k] is the input of layer k+1 and z[k] its sums. */
-function forward(net, x, withReLU = true) {
+function forward(net, x, activation = net.activation) {
+  const { of } = ACTIVATIONS[activation];
   const a = [x];
   const z = [];
   net.W.forEach((W, k) => {
     z.push(linear(W, net.b[k], a[k]));
-    if (k < net.W.length - 1) a.push(withReLU ? relu(z[k]) : z[k]);
+    if (k < net.W.length - 1) a.push(z[k].map(of));
   });
   const logits = z[z.length - 1];
   return { a, z, logits, p: softmax(logits) };
@@ -88,14 +113,17 @@ function backward(net, pass, label, gradients, scale = 1) {
       for (let n = 0; n < nonzero.length; n++) dW[row + nonzero[n]] += d * a[nonzero[n]]; // ∂z/∂W is a
     }
     if (k > 0) {
+      const slopes = pass.z[k - 1].map(ACTIVATIONS[net.activation].slope);
+      const open = []; // the neurons that pass a gradient back
+      slopes.forEach((slope, j) => slope !== 0 && open.push(j));
       const da = new Float64Array(width);
       for (let i = 0; i < dz[k].length; i++) {
         const d = dz[k][i];
         if (d === 0) continue;
         const row = i * width;
-        for (let n = 0; n < nonzero.length; n++) da[nonzero[n]] += d * W[row + nonzero[n]]; // ∂z/∂a is W
+        for (let n = 0; n < open.length; n++) da[open[n]] += d * W[row + open[n]]; // ∂z/∂a is W
       }
-      dz[k - 1] = da; // 0 where a is 0, as the derivative of ReLU demands
+      dz[k - 1] = da.map((v, j) => v * slopes[j]);
     }
   }
   return dz;
@@ -132,7 +160,7 @@ function squaredNorm(gradients) {
 
 /**
  * One weight's gradient by central difference: (L(w + h) − L(w − h)) / 2h. `kink` is true if a
- * neuron is active on one side only: the loss then has no derivative in between.
+ * ReLU neuron is active on one side only: the loss then has no derivative in between.
  */
 function finiteDifference(net, x, label, k, position, h = 1e-5) {
   const W = net.W[k];
@@ -146,10 +174,11 @@ function finiteDifference(net, x, label, k, position, h = 1e-5) {
     firing.push(pass.a.slice(1).map((a) => Array.from(a, (v) => (v > 0 ? 1 : 0)).join("")).join());
   }
   W[position] = value;
-  return { slope: (losses[0] - losses[1]) / (2 * h), kink: firing[0] !== firing[1] };
+  const kink = net.activation === "relu" && firing[0] !== firing[1];
+  return { slope: (losses[0] - losses[1]) / (2 * h), kink };
 }
 
-/** The single layer {W, b} that equals all layers without ReLU: W₃W₂W₁ and W₃(W₂b₁ + b₂) + b₃. */
+/** The single layer {W, b} that equals all layers without activations: W₃W₂W₁ and W₃(W₂b₁ + b₂) + b₃. */
 function mergedLayer(net) {
   let W = net.W[0];
   let b = net.b[0];
@@ -181,9 +210,9 @@ function randomStream(seed) {
 }
 
 /** An untrained network, initialised as by nn.Linear: uniform within ±1/√inputs. */
-function randomNetwork(sizes, seed) {
+function randomNetwork({ sizes, activation }, seed) {
   const random = randomStream(seed);
-  const net = { sizes: sizes.slice(), W: [], b: [] };
+  const net = { sizes, activation, W: [], b: [] };
   for (let k = 0; k < sizes.length - 1; k++) {
     const bound = 1 / Math.sqrt(sizes[k]);
     const draw = () => (2 * random() - 1) * bound;

@@ -12,7 +12,7 @@ function decode(text, Kind) {
 /** The trained network: stored as float32, used as float64. */
 const trained = (() => {
   const flat = decode(data.weights, Float32Array);
-  const net = { sizes: data.sizes, W: [], b: [] };
+  const net = { sizes: data.sizes, activation: data.activation, W: [], b: [] };
   let at = 0;
   const take = (count) => Float64Array.from(flat.subarray(at, (at += count)));
   for (let k = 0; k < data.sizes.length - 1; k++) {
@@ -39,19 +39,34 @@ const examples = (() => {
   });
 })();
 
+const isMistake = ({ label, predicted }) => predicted !== label;
+
+/** The places in `examples` of the images chosen at random, on which the page measures and trains. */
+const randomPlaces = Array.from({ length: data.random }, (_, i) => i);
+
+/** The page's 30 most confident mistakes, then the random images, digit by digit. */
+const galleryPlaces = (() => {
+  const sure = examples.map(({ logits }) => Math.max(...softmax(logits)));
+  const mistakes = examples.map((_, i) => i).filter((i) => isMistake(examples[i])).sort((i, j) => sure[j] - sure[i]).slice(0, 30);
+  const others = randomPlaces.filter((i) => !mistakes.includes(i)).sort((i, j) => examples[i].label - examples[j].label);
+  return [...mistakes, ...others];
+})();
+
 // The first image shown is a correctly classified seven, as in the lesson.
-const isCorrect = (digit) => (e) => e.predicted === e.label && (digit === null || e.label === digit);
+const isCorrect = (digit) => (e) => !isMistake(e) && (digit === null || e.label === digit);
 const opening = [7, null].map((digit) => examples.findIndex(isCorrect(digit))).find((i) => i >= 0) ?? 0;
 
 const state = {
   image: opening, // an index into examples, or -1 for the user's drawing
   pixels: null, // the drawing, as bytes
-  label: examples[opening].label,
+  label: examples[opening].label, // null for a drawing until one is chosen
+  pixel: 14 * SIDE + 14, // the selected pixel of the image
   layer: 0,
   neuron: 0,
   input: 0, // the selected input of that neuron
   step: "input",
-  altered: "", // describes how the weights were changed; empty for the trained weights
+  broken: [], // how the weights were changed, as in breaks.js; empty for the trained weights
+  padBlank: true, // whether the next stroke begins a drawing
 };
 
 /** The image that is shown: {pixels, x, label, index}; label and index are null for a drawing. */
@@ -75,7 +90,7 @@ function forwardPass() {
   return cache.forward;
 }
 
-/** Loss, gradients and ∂L/∂z for the shown image and the selected label. */
+/** Loss, gradients and ∂L/∂z for the shown image and the selected label, which is not null. */
 function backwardPass() {
   if (!cache.backward) {
     const gradients = zeroGradients(net);
@@ -90,6 +105,13 @@ function allPasses() {
   cache.all ??= examples.map(({ x }) => forward(net, x));
   return cache.all;
 }
+
+const testImages = data.confusion.flat().reduce((s, v) => s + v, 0);
+
+/** How many of the random images a function from {x} and place to logits reads correctly. */
+const countRight = (logitsOf) => randomPlaces.filter((i) => argmax(logitsOf(examples[i], i)) === examples[i].label).length;
+const rightNow = () => countRight((_, i) => allPasses()[i].logits);
+const rightTrained = countRight(({ logits }) => logits);
 
 // Changes
 
@@ -133,20 +155,17 @@ function showImage(place) {
   changed("image", "label");
 }
 
+/** Shows a drawing. A new one has no label until one is chosen; one more stroke keeps the label. */
 function showDrawing(pixels) {
-  const first = state.image >= 0;
+  if (state.image >= 0 || state.padBlank) state.label = null;
+  state.padBlank = false;
   state.image = -1;
   state.pixels = pixels;
-  changed("image");
-  if (first || !state.labelChosen) {
-    state.label = argmax(forwardPass().p); // until the user selects a label
-    changed("label");
-  }
+  changed("image", "label");
 }
 
 function chooseLabel(label) {
   state.label = label;
-  state.labelChosen = true;
   changed("label");
 }
 
@@ -165,69 +184,16 @@ function strongestInput() {
   return argmax(Array.from(a, (v, j) => Math.abs(v * net.W[state.layer][row + j])));
 }
 
-function setWeights(how) {
-  state.altered = how;
+/** Step 7's learning rate, of two digits, so that 0.2 and 0.5 are among the slider's values. */
+const learningRate = () => Number((10 ** Number(byId("rate").value)).toPrecision(2));
+
+function setRate(rate) {
+  byId("rate").value = Math.log10(rate);
+  changed("rate");
+}
+
+/** Reports that steps were taken. */
+function tookSteps() {
+  state.broken = withBreak(state.broken, "trained");
   changed("weights");
-}
-
-// The address fragment stores the state, so that it can be shared as a link:
-// #step=…&image=…&label=…&neuron=…&input=…
-
-/** Encodes bytes as hexadecimal; a run of zeros becomes z, its length and a dot. */
-const packed = (pixels) =>
-  Array.from(pixels, (v) => v.toString(16).padStart(2, "0"))
-    .join("")
-    .replace(/(?:00){3,}/g, (run) => `z${run.length / 2}.`);
-
-function unpacked(text) {
-  const hex = text.replace(/z(\d{1,3})\./g, (_, count) => "00".repeat(Number(count)));
-  if (!/^[0-9a-f]{1568}$/.test(hex)) return null;
-  return Uint8Array.from(hex.match(/../g), (pair) => parseInt(pair, 16));
-}
-
-function address() {
-  const parts = new URLSearchParams({ step: state.step });
-  if (state.image >= 0) parts.set("image", shown().index);
-  else parts.set("pixels", packed(state.pixels));
-  parts.set("label", state.label);
-  parts.set("neuron", `${state.layer + 1}.${state.neuron}`);
-  parts.set("input", state.input);
-  return `#${parts}`;
-}
-
-function saveState() {
-  clearTimeout(saveState.timer); // browsers limit how often the address may change
-  saveState.timer = setTimeout(() => {
-    if (location.hash !== address()) history.replaceState(null, "", address());
-  }, 150);
-}
-
-/** Restores the state from the address and ignores invalid parts. Returns the step, or null. */
-function readAddress() {
-  const parts = new URLSearchParams(location.hash.slice(1));
-  const whole = (name, below) => {
-    const text = parts.get(name) ?? "";
-    return /^\d{1,6}$/.test(text) && Number(text) < below ? Number(text) : null;
-  };
-  const place = data.indexes.indexOf(whole("image", 1e6));
-  const pixels = unpacked(parts.get("pixels") ?? "");
-  if (place >= 0) {
-    state.image = place;
-    state.label = examples[place].label;
-  } else if (pixels) {
-    state.image = -1;
-    state.pixels = pixels;
-  }
-  state.label = whole("label", CLASSES) ?? state.label;
-  state.labelChosen = parts.has("label");
-  const [layer, neuron] = (parts.get("neuron") ?? "").split(".").map(Number);
-  if (layer >= 1 && layer <= layerCount && neuron >= 0 && neuron < outputsOf(net, layer - 1)) {
-    state.layer = Math.floor(layer) - 1;
-    state.neuron = Math.floor(neuron);
-  }
-  const input = whole("input", inputsOf(net, state.layer));
-  if (input !== null) state.input = input;
-  changed("image", "label", "neuron", "input");
-  const step = parts.get("step") ?? location.hash.slice(1);
-  return document.querySelector(`main > section[id="${CSS.escape(step)}"]`) ? step : null;
 }

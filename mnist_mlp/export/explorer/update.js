@@ -3,40 +3,43 @@
 function updatePanel() {
   const section = byId("update");
   const rate = byId("rate");
-  const learningRate = () => 10 ** Number(rate.value);
-  const history = []; // {step, loss, right} of the page's images, about ten times a second
-  const training = { on: false, steps: 0, queue: [], scored: 0 };
-  const trainingImages = examples.slice(0, data.training);
-  byId("train-count").textContent = trainingImages.length;
-  let step = null; // the last single step: {before, after, rate, promised}; promised to first order
+  const history = []; // {step, loss, right} of the random images, about ten times a second
+  const training = { net: null, steps: 0, queue: [], scored: 0 }; // net: the network that is being trained
+  const trainingImages = randomPlaces.map((i) => examples[i]);
+  byId("train-count").textContent = byId("random-count").textContent = trainingImages.length;
+  let step = null; // the last single step: {before, after, promised}; promised to first order
 
-  const showRate = () => (byId("rate-text").textContent = number(learningRate()));
-  rate.addEventListener("input", () => {
-    showRate();
-    changed("rate");
+  rate.addEventListener("input", () => changed("rate"));
+  watch(section, ["rate"], () => {
+    byId("rate-text").textContent = String(learningRate());
+    rate.setAttribute("aria-valuetext", String(learningRate()));
   });
-  showRate();
 
-  // One step
+  // One step. While the network trains, text and curve follow about ten times a second.
   byId("step").addEventListener("click", () => {
     const { loss, gradients } = backwardPass();
-    step = { before: loss, rate: learningRate(), promised: learningRate() * squaredNorm(gradients) };
+    step = { before: loss, promised: learningRate() * squaredNorm(gradients) };
     descend(net, gradients, learningRate());
-    setWeights("a step on one image");
+    tookSteps();
     step.after = backwardPass().loss;
     changed("stepped");
   });
-  watch(section, ["image", "label", "stepped", "weights", "rate"], () => {
+  labelChooser(section, byId("update-label"));
+  watch(section, ["image", "label"], () => {
     const { index } = shown();
+    byId("step-unlabelled").hidden = state.label !== null;
+    byId("step-labelled").hidden = byId("step").disabled = state.label === null;
     byId("step-label").textContent = `${index === null ? "your drawing" : `test image ${index}`}, label ${state.label}`;
+  });
+  watch(section, ["image", "label", "rate", "stepped", "replaced"], () => {
+    if (state.label === null) return;
     const { loss, gradients } = backwardPass();
     byId("step-text").textContent =
       step && step.after === loss
         ? `Loss ${number(step.before, 4)} → ${number(step.after, 4)}: ${step.after <= step.before ? "down" : "up"} by ${number(Math.abs(step.before - step.after))}. ${firstOrder(step.promised, step.before)}`
         : `Loss now ${number(loss, 4)}. ${firstOrder(learningRate() * squaredNorm(gradients), loss)}`;
+    drawSlope(learningRate());
   });
-  watch(section, ["rate"], () => drawSlope(learningRate()));
-  watch(section, ["image", "label", "weights", "stepped"], () => training.on || drawSlope(learningRate()));
 
   // Training
   const score = () => {
@@ -66,14 +69,15 @@ function updatePanel() {
     training.steps++;
     return true;
   };
-  const stop = (why = "") => {
-    training.on = false;
-    changed("stepped");
+  let why = ""; // what the page has to say about the last break, or the end of training
+  const stop = (text = "") => {
+    training.net = null;
     byId("train").textContent = "Train";
-    if (why) byId("break-text").textContent = why;
+    why = text;
+    changed("stepped", "trained");
   };
   const frame = () => {
-    if (!training.on) return;
+    if (training.net !== net) return; // paused, or another network was put in its place
     const end = performance.now() + 8; // leaves the rest of the frame for drawing
     do {
       if (!oneBatch()) {
@@ -81,75 +85,65 @@ function updatePanel() {
         break;
       }
     } while (performance.now() < end);
+    tookSteps();
     const now = performance.now();
-    if (now - training.scored > 100 || !training.on) {
+    if (now - training.scored > 100 || !training.net) {
       training.scored = now;
       score();
+      changed("stepped");
     }
-    setWeights("training in the page");
     changed("trained");
-    if (training.steps >= 5000) stop("Stopped after 5,000 steps. Press Train to continue.");
+    if (training.net && training.steps >= training.last) stop("Stopped after 5,000 steps. Press Train to continue.");
     requestAnimationFrame(frame);
   };
-  byId("train").addEventListener("click", () => {
-    if (training.on) return stop();
-    training.on = true;
-    training.steps = history.length ? training.steps : 0;
+  const train = (text = "") => {
+    training.net = net;
+    training.last = training.steps + 5000;
     if (!history.length) score();
     byId("train").textContent = "Pause";
-    byId("break-text").textContent = "";
+    why = text;
+    changed("stepped");
     requestAnimationFrame(frame);
-  });
-  watch(section, ["trained", "weights"], () => drawTraining(history, trainingImages.length));
+  };
+  byId("train").addEventListener("click", () => (training.net ? stop() : train()));
+  watch(section, ["trained", "replaced"], () => drawTraining(history, trainingImages.length));
 
-  // Reset and break
-  const replaceNet = (next, how, text) => {
-    stop();
-    net = next;
+  // Restore and break
+  watch(document.body, ["replaced"], () => {
     step = null;
+    why = "";
     history.length = training.steps = training.queue.length = 0;
-    byId("break-text").textContent = text;
-    setWeights(how);
-    changed("trained", "stepped");
-    finish();
-  };
-  const finish = () => {
-    const right = examples.slice(0, data.training).filter((e, i) => argmax(allPasses()[i].logits) === e.label).length;
-    byId("break-text").textContent += ` It classifies ${right} of the ${trainingImages.length} test images correctly.`;
-  };
-  const reset = () => replaceNet(copyNetwork(trained), "", "The trained weights are restored.");
+    if (training.net) stop();
+  });
+  const reset = () => replaceNetwork(copyNetwork(trained), []);
   byId("reset-trained").addEventListener("click", reset);
   byId("now-reset").addEventListener("click", reset);
-  let seed = data.seed;
-  byId("reset-random").addEventListener("click", () =>
-    replaceNet(randomNetwork(trained.sizes, ++seed), "random", "Random weights, as before training. Press Train."));
-  byId("break-biases").addEventListener("click", () => {
-    const next = copyNetwork(net);
-    next.b.forEach((b) => b.fill(0));
-    replaceNet(next, "no biases", "All biases are 0.");
+  byId("reset-random").addEventListener("click", () => {
+    const seed = state.broken[0]?.match(/^random(\d+)$/)?.[1] ?? 0;
+    breakNetwork(`random${Number(seed) + 1}`);
   });
   const noise = byId("noise");
   const showNoise = () => (byId("noise-text").textContent = `±${Number(noise.value).toFixed(2)}`);
   noise.addEventListener("input", showNoise);
   showNoise();
-  byId("break-noise").addEventListener("click", () => {
-    const next = copyNetwork(net);
-    for (const W of next.W) for (let i = 0; i < W.length; i++) W[i] += (2 * random() - 1) * noise.value;
-    replaceNet(next, "noise", `Noise of up to ±${noise.value} was added to every weight.`);
-  });
-  byId("zero-layer").append(...trained.W.map((_, k) => el("option", { value: k }, String(k + 1))));
-  byId("break-zero").addEventListener("click", () => {
-    const next = copyNetwork(net);
-    const k = Number(byId("zero-layer").value);
-    next.W[k].fill(0);
-    replaceNet(next, `layer ${k + 1} zeroed`, `Every weight of layer ${k + 1} is 0: the output depends on the biases only and is the same for every image.`);
-  });
+  byId("zero-layer").append(...trained.W.map((_, k) => el("option", { value: k + 1 }, String(k + 1))));
+  const breakers = { biases: () => "biases", noise: () => `noise${noise.value}`, zero: () => `zero${byId("zero-layer").value}` };
+  for (const [kind, token] of Object.entries(breakers))
+    byId(`break-${kind}`).addEventListener("click", () => breakNetwork(token()));
   byId("break-rate").addEventListener("click", () => {
-    rate.value = 1.5;
-    showRate();
-    changed("rate");
-    if (!training.on) byId("train").click();
-    byId("break-text").textContent = `The learning rate is ${number(learningRate())}: each step overshoots the minimum, so the loss increases.`;
+    setRate(10 ** 1.5);
+    train(`The learning rate is ${learningRate()}: each step overshoots the minimum, so the loss increases.`);
+  });
+  watch(section, ["stepped", "replaced", "rate"], () => {
+    const chosen = `${trainingImages.length} test images chosen at random`;
+    const parts = [why];
+    if (inForce()) parts.push(`In force: ${inForce()}.`);
+    if (state.broken.at(-1)?.startsWith("zero")) parts.push("The output depends on the biases only and is the same for every image.");
+    if (training.net) parts.push("Training.");
+    else if (!inForce()) parts.push(`Nothing is broken: of ${chosen}, the network reads ${rightTrained} correctly.`);
+    else parts.push(`Of ${chosen}, it reads ${rightNow()} correctly; with nothing broken, ${rightTrained}.`);
+    if (training.steps && !training.net) parts.push("It was trained on these same images, so this says nothing about new ones.");
+    byId("break-text").textContent = parts.filter(Boolean).join(" ");
   });
 
   // The first layer's tiles
