@@ -43,6 +43,7 @@ def test_files_hold_no_environment_and_pages_no_folder(
     assert set(json.loads(Path("runs/digits-001/environment.json").read_text())) == {
         "python", "platform", "versions", "device", "device_name", "cpu_capability", "threads",
         "processes", "seed", "git_commit", "backward", "compiler_problem", "init_from",
+        "same_bits_with",
     }  # fmt: skip
 
 

@@ -99,6 +99,14 @@ def describe_environment(seed: int, device: torch.device) -> dict[str, Any]:
     }
 
 
+def deciding(environment: dict[str, Any]) -> dict[str, Any]:
+    """What of an environment decides how a run rounds: with all of it come the same bits."""
+    names = ("device", "device_name", "cpu_capability", "threads", "processes", "backward")
+    versions = environment.get("versions", {})
+    packages = ["torch", *["numba"] * (environment.get("backward") == "compiled")]
+    return {name: environment.get(name) for name in names} | {p: versions.get(p) for p in packages}
+
+
 def _git_commit() -> str | None:
     """The commit of the checkout that this package runs from, if it is one."""
     checkout = Path(__file__).parents[2]

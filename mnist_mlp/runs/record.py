@@ -12,7 +12,7 @@ from torch import Tensor
 from mnist_mlp.files import append, write_atomically
 from mnist_mlp.runs.checkpoint import Checkpoint, save_checkpoint, weights_sha256
 from mnist_mlp.runs.directory import checkpoint_path, list_checkpoints, whole_epochs
-from mnist_mlp.runs.environment import describe_environment
+from mnist_mlp.runs.environment import deciding, describe_environment
 from mnist_mlp.runs.learner import Learner
 from mnist_mlp.steps.data import Dataset, epoch_order
 from mnist_mlp.steps.evaluate import evaluate_model
@@ -51,6 +51,7 @@ class Record:
                 "weights_sha256": weights_sha256(initial.model),
             },
         }
+        self.environment["same_bits_with"] = deciding(self.environment)
         self.rows: list[EpochResult] = []
         self.warnings: list[str] = []
         self.advised = False  # after an epoch

@@ -14,6 +14,7 @@ from mnist_mlp.config import Config
 from mnist_mlp.errors import CheckpointError, DataError, UsageError
 from mnist_mlp.runs.checkpoint import Checkpoint
 from mnist_mlp.runs.directory import list_checkpoints, read_rows
+from mnist_mlp.runs.environment import deciding
 from mnist_mlp.runs.record import Record
 from mnist_mlp.steps.train import EpochResult, Position
 
@@ -91,13 +92,10 @@ def _refuse_changes(was: Config, now: Config, epochs_begun: int) -> None:
 
 def _changes(was: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     """Changes of the environment after which a run rounds differently."""
-    for key in ("device", "device_name", "cpu_capability", "threads", "processes", "backward"):
-        if was.get(key) != now[key]:
-            yield f"{key} was {was.get(key)}, is {now[key]}"
-    for package in ["torch", *["numba"] * (now["backward"] == "compiled")]:
-        version_was, version = was.get("versions", {}).get(package), now["versions"].get(package)
-        if version_was != version:
-            yield f"{package} was {version_was}, is {version}"
+    before = deciding(was)
+    for name, value in deciding(now).items():
+        if before.get(name) != value:
+            yield f"{name} was {before.get(name)}, is {value}"
 
 
 def _restore(checkpoint: Checkpoint, record: Record) -> tuple[Position, float]:

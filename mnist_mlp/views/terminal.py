@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from rich import box, progress
 from rich.console import Console, JustifyMethod
@@ -110,6 +110,7 @@ def show_run(console: Console, events: Iterator["RunEvent"]) -> "RunResult":
                 config, epochs = event.config, event.config.train.epochs
                 bar.update(task, description="", total=epochs * event.examples["train"])
                 untrained = event.environment["init_from"] is None
+                shared = event.environment["same_bits_with"]
                 _show_start(console, event)
             elif isinstance(event, RunWarning):
                 console.print(f"warning   {event.message}")
@@ -119,7 +120,7 @@ def show_run(console: Console, events: Iterator["RunEvent"]) -> "RunResult":
                 if event.epochs < epochs:
                     patience = f"{config.train.patience} epochs (train.patience)"
                     console.print(f"stopped early: no better validation loss for {patience}")
-                _show_result(console, event)
+                _show_result(console, event, shared)
             else:
                 speed = bar.tasks[task].speed
                 rate = f"{speed / 1000:.1f}k examples/s" if speed else ""
@@ -180,7 +181,7 @@ def _show_epoch(console: Console, row: "EpochResult", epochs: int, untrained: bo
     console.print("  ".join(parts))
 
 
-def _show_result(console: Console, result: "RunResult") -> None:
+def _show_result(console: Console, result: "RunResult", shared: dict[str, Any]) -> None:
     console.print(
         f"{result.examples_seen:,} forward and backward passes in {result.updates:,} updates, "
         f"{result.seconds:.1f} s"
@@ -191,6 +192,11 @@ def _show_result(console: Console, result: "RunResult") -> None:
     )
     if result.run_dir:
         console.print(f"saved in {result.run_dir}")
+        needs = [f"{shared['device']} {shared['device_name']} {shared['cpu_capability']}"]
+        needs += [shared["backward"]]
+        needs += [f"{n} {shared[n]}" for n in ("threads", "processes") if shared[n] > 1]
+        needs += [f"{n} {shared[n]}" for n in ("torch", "numba") if n in shared]
+        console.print(f"same bits on {', '.join(needs)}")
     else:
         console.print("dry run: all steps worked; nothing was kept")
 

@@ -1,4 +1,6 @@
+import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,6 +9,8 @@ from mnist_mlp.config import load_config
 from mnist_mlp.errors import DeviceError
 from mnist_mlp.runs.environment import resolve_device, threads_of
 from mnist_mlp.runs.training import RunStart, run_events
+from scripts.forked import Mark
+from tests.conftest import Program
 from tests.runs.test_training import digits
 
 
@@ -41,3 +45,45 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert resolve_device("auto").type == resolve_device("cuda").type == "cuda"
     assert resolve_device("cpu").type == "cpu"
+
+
+def on_one_core(_mark: Mark) -> None:
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
+def same_on_one_core_and_on_all(*arguments: str | Path) -> None:
+    results = []
+    for hooks in ([], [on_one_core]):
+        outcome = Program("train", *arguments, "device=cpu", "--json", hooks=hooks).wait(120)
+        assert outcome.code == 0, outcome
+        results.append(json.loads(outcome.out))
+    assert results[0]["weights_sha256"] == results[1]["weights_sha256"]
+    runs = [Path(result["run_dir"], "environment.json") for result in results]
+    shared = [json.loads(path.read_text())["same_bits_with"] for path in runs]
+    assert shared[0] == shared[1]
+    assert set(shared[0]) == {
+        "device", "device_name", "cpu_capability", "threads", "processes", "backward", "torch",
+        "numba",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (),
+        (
+            "augment.rotation=9",
+            "model.batch_norm=true",
+            "optimizer.average=0.9",
+            "data.validation=1",
+        ),
+    ],
+)
+def test_the_number_of_cores_changes_no_bit(settings: tuple[str, ...]) -> None:
+    compiled = ("train.batch_size=2", "train.epochs=1", *settings)
+    same_on_one_core_and_on_all("--config", "digits", *compiled)
+
+
+@pytest.mark.mnist
+def test_the_number_of_cores_changes_no_bit_of_sprint(mnist_root: Path) -> None:
+    same_on_one_core_and_on_all("--config", "sprint", "--root", mnist_root, "train.epochs=2")

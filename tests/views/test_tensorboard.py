@@ -52,7 +52,7 @@ def result(run_dir: Path) -> RunResult:
     return RunResult(
         run_dir=run_dir, dataset="digits", epochs=3, updates=3, examples_seen=3, initial_loss=2.0,
         train_loss=1.0, validation_accuracy=None, test_loss=1.0, test_accuracy=0.5, seconds=1.0,
-        parameters=109_386, weights_sha256="", model=build_mlp(seed=0),
+        parameters=109_386, weights_sha256="", warnings=[], model=build_mlp(seed=0),
     )  # fmt: skip
 
 
