@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from mnist_mlp import errors
-from mnist_mlp.cli import checks, common, images, networks
+from mnist_mlp.cli import checks, common, experiments, images, networks
 from mnist_mlp.config import resembling_key
 from mnist_mlp.updates.ranks import processes, rank
 
@@ -53,7 +53,8 @@ app.command()(images.trace)
 app.command()(images.predict)
 app.command()(networks.report)
 app.command()(networks.export)
-app.command()(checks.runs)
+app.command()(experiments.sweep)
+app.command()(experiments.runs)
 app.command()(checks.validate)
 app.command()(checks.configs)
 app.command()(checks.download)

@@ -2,8 +2,6 @@
 
 from collections import Counter
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -11,7 +9,6 @@ from mnist_mlp.cli import common
 from mnist_mlp.config import bundled_configs
 from mnist_mlp.constants import LESSON_LAYER_SIZES, LESSON_PARAMETERS
 from mnist_mlp.errors import CheckFailedError
-from mnist_mlp.runs.listing import differences, list_runs, summarise
 from mnist_mlp.views import terminal
 
 
@@ -69,26 +66,6 @@ def check_lesson(
         common.print_json({"claims": [asdict(claim) for claim in claims], "summary": summary})
     if failed:
         raise CheckFailedError(f"not as expected: {', '.join(failed)}; this program computes wrong")
-
-
-def runs(
-    targets: Annotated[
-        list[Path] | None, typer.Argument(metavar="[RUN...]", help="Runs to compare.")
-    ] = None,
-    json_: common.Json = False,
-    quiet: common.Quiet = False,
-    debug: common.Debug = False,
-) -> None:
-    """List the runs under runs/, or compare the results and configs of some."""
-    found = [summarise(path) for path in targets] if targets else list_runs()
-    differ = differences(found) if targets else {}
-    with terminal.open_console(json_, quiet) as console:
-        terminal.show_runs(console, found)
-        if len(found) > 1 and targets:
-            terminal.show_differences(console, found, differ)
-    if json_:
-        rows = [run.model_dump(mode="json") for run in found]
-        common.print_json({"runs": rows, "differences": differ} if targets else rows)
 
 
 def validate(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mnist_mlp.lesson.trace import Trace
     from mnist_mlp.pictures.predict import Prediction
     from mnist_mlp.runs.listing import RunSummary
+    from mnist_mlp.runs.sweep import Trial
     from mnist_mlp.runs.training import RunEvent, RunResult, RunStart
     from mnist_mlp.steps.evaluate import Evaluation
     from mnist_mlp.steps.train import EpochResult
@@ -43,6 +44,9 @@ SHADES = " ░▒▓█"
 NO_RUNS = "no runs here yet; begin with: mnist-mlp train --config digits"
 LIVE = find_spec("ipywidgets") is not None
 """Whether a notebook can show a live line."""
+GROUP_COLUMNS = (
+    "finished", "of", "validation", "validation_deviation", "test", "test_deviation", "best",
+)  # fmt: skip
 MATRIX = "confusion matrix: rows are true digits, columns are predictions"
 
 
@@ -89,12 +93,9 @@ def open_console(json_: bool, quiet: bool, progress: bool = False) -> Iterator[C
         logger.removeHandler(handler)
 
 
-def show_run(console: Console, events: Iterator["RunEvent"]) -> "RunResult":
-    """Print a run as it happens: a line per epoch, and on a terminal a live progress line."""
-    from mnist_mlp.runs.training import RunResult, RunStart, RunWarning
-    from mnist_mlp.steps.train import EpochResult
-
-    with progress.Progress(
+def live(console: Console) -> progress.Progress:
+    """A live line, on a terminal or in a notebook; a task's field `rate` stands beside its bar."""
+    return progress.Progress(
         progress.TextColumn("{task.description}"),
         progress.BarColumn(bar_width=4),
         progress.TextColumn("{task.fields[rate]}"),
@@ -103,7 +104,15 @@ def show_run(console: Console, events: Iterator["RunEvent"]) -> "RunResult":
         transient=True,
         disable=console.quiet or not (console.is_terminal or (console.is_jupyter and LIVE)),
         refresh_per_second=4,  # drawing takes time from training
-    ) as bar:
+    )
+
+
+def show_run(console: Console, events: Iterator["RunEvent"]) -> "RunResult":
+    """Print a run as it happens: a line per epoch, and on a terminal a live progress line."""
+    from mnist_mlp.runs.training import RunResult, RunStart, RunWarning
+    from mnist_mlp.steps.train import EpochResult
+
+    with live(console) as bar:
         task = bar.add_task("loading", total=None, rate="")
         for event in events:
             if isinstance(event, RunStart):
@@ -195,7 +204,7 @@ def _show_result(console: Console, result: "RunResult", shared: dict[str, Any]) 
         needs = [f"{shared['device']} {shared['device_name']} {shared['cpu_capability']}"]
         needs += [shared["backward"]]
         needs += [f"{n} {shared[n]}" for n in ("threads", "processes") if shared[n] > 1]
-        needs += [f"{n} {shared[n]}" for n in ("torch", "numba") if n in shared]
+        needs += [f"{n} {shared[n].partition('+')[0]}" for n in ("torch", "numba") if n in shared]
         console.print(f"same bits on {', '.join(needs)}")
     else:
         console.print("dry run: all steps worked; nothing was kept")
@@ -291,7 +300,7 @@ def describe_run(run: "RunSummary") -> dict[str, str]:
         "run": str(run.path),
         "data": run.dataset,
         "epochs": f"{run.epochs}" if run.finished else f"{run.epochs} of {run.epochs_wanted}",
-        **{name: "–" if a is None else f"{a:.2%}" for name, a in accuracies.items()},
+        **{name: percent(accuracy) for name, accuracy in accuracies.items()},
         "seconds": "–" if run.seconds is None else f"{run.seconds:,.1f}",
         "last epoch": f"{run.last_epoch.astimezone():%Y-%m-%d}" if run.last_epoch else "–",
     }
@@ -310,6 +319,39 @@ def show_runs(console: Console, runs: Sequence["RunSummary"]) -> None:
     for row in rows:
         table.add_row(*row.values())
     console.print(table)
+
+
+def show_trial(console: Console, trial: "Trial", how: str) -> None:
+    """Print a line of a sweep: the values, and the accuracies or what happened."""
+    words = [f"{key.rpartition('.')[2]}={value}" for key, value in trial.values.items()]
+    if how == "finished" and (run := trial.summary):
+        words += [f" {percent(run.validation_accuracy)} validation"] * bool(run.validation_accuracy)
+        words += [f" {percent(run.test_accuracy)} test  {run.seconds or 0:.1f} s"]
+    else:
+        words += ["", how]
+    console.print(" ".join(words))
+
+
+def show_groups(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print a sweep's table: means over the seeds, with deviations, the best one marked."""
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    keys = [key for key in rows[0] if key not in GROUP_COLUMNS]
+    for name in (*(key.rpartition(".")[2] for key in keys), "runs", "validation", "test", ""):
+        table.add_column(name, justify="right", overflow="fold")
+    for row in rows:
+        means = [percent(row[split]) for split in ("validation", "test")]
+        for k, split in enumerate(("validation", "test")):
+            if (deviation := row[f"{split}_deviation"]) is not None:
+                means[k] += f" ± {deviation:.2%}"
+        some = "" if row["finished"] == row["of"] else f"{row['finished']} of "
+        cells = [*(str(row[key]) for key in keys), f"{some}{row['of']}", *means]
+        table.add_row(*cells, "best" * row["best"])
+    console.print(table)
+
+
+def percent(share: float | None) -> str:
+    """An accuracy, or a dash where there is none."""
+    return "–" if share is None else f"{share:.2%}"
 
 
 def show_differences(

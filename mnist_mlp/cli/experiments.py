@@ -1,0 +1,80 @@
+"""The commands for several runs: sweep, runs."""
+
+import csv
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mnist_mlp.cli import common
+from mnist_mlp.runs.listing import differences, list_runs, summarise
+from mnist_mlp.runs.sweep import groups, plan, run_sweep
+from mnist_mlp.signals import stop_requested
+from mnist_mlp.views import terminal
+
+Values = Annotated[
+    list[str],
+    typer.Argument(metavar="KEY=A,B,C...", help="Values to combine, such as seed=0,1,2."),
+]
+Jobs = Annotated[int, typer.Option(min=1, help="Combinations trained at the same time.")]
+Name = Annotated[str | None, typer.Option(help="Folder below runs/. Default: <config>-sweep.")]
+CsvFile = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a table there.")]
+
+
+def sweep(
+    values: Values,
+    config: common.ConfigName,
+    jobs: Jobs = 1,
+    name: Name = None,
+    csv_: CsvFile = None,
+    root: common.Root = None,
+    json_: common.Json = False,
+    quiet: common.Quiet = False,
+    debug: common.Debug = False,
+) -> None:
+    """Train every combination of values, as ordinary runs; run again to go on after a stop.
+
+    Lists of layer sizes are written with hyphens: model.layer_sizes=784-32-10,784-64-10.
+    """
+    trials = plan(config, [*values, *([f"data.root={root}"] if root else [])], name)
+    with terminal.open_console(json_, quiet, progress=True) as console, stop_requested() as stop:
+        with terminal.live(console) as bar:
+            task = bar.add_task("", total=len(trials), rate="")
+            for done, (trial, how) in enumerate(run_sweep(trials, jobs, stop), start=1):
+                terminal.show_trial(console, trial, how)
+                bar.update(task, completed=done, description=f"{done}/{len(trials)} combinations")
+        rows = groups(trials)
+        terminal.show_groups(console, rows)
+    if csv_:
+        write_csv(csv_, rows)
+    if json_:
+        runs = [{"values": t.values, "run_dir": str(t.run_dir)} for t in trials]
+        common.print_json({"groups": rows, "runs": runs})
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows as a table; the first row's keys are the columns."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+
+
+def runs(
+    targets: Annotated[
+        list[Path] | None, typer.Argument(metavar="[RUN...]", help="Runs to compare.")
+    ] = None,
+    json_: common.Json = False,
+    quiet: common.Quiet = False,
+    debug: common.Debug = False,
+) -> None:
+    """List the runs under runs/, or compare the results and configs of some."""
+    found = [summarise(path) for path in targets] if targets else list_runs()
+    differ = differences(found) if targets else {}
+    with terminal.open_console(json_, quiet) as console:
+        terminal.show_runs(console, found)
+        if len(found) > 1 and targets:
+            terminal.show_differences(console, found, differ)
+    if json_:
+        rows = [run.model_dump(mode="json") for run in found]
+        common.print_json({"runs": rows, "differences": differ} if targets else rows)

@@ -1,0 +1,170 @@
+"""A sweep: every combination of some config values, as ordinary runs in one folder.
+
+It goes on where it was stopped. With several jobs, each combination is trained by a process that is
+forked from one which has imported torch.
+"""
+
+import multiprocessing
+import os
+import re
+import signal
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from mnist_mlp.config import Config, load_config
+from mnist_mlp.errors import DivergedError, MnistMlpError, StoppedError, UsageError
+from mnist_mlp.runs.directory import RUNS, list_checkpoints, whole_epochs
+from mnist_mlp.runs.listing import RunSummary, summarise
+from mnist_mlp.signals import stop_requested
+
+Stop = Callable[[], int | None]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One combination: its varied values by key, its config, and the folder of its run."""
+
+    values: dict[str, Any]
+    config: Config
+    run_dir: Path
+
+    @property
+    def summary(self) -> RunSummary | None:
+        """What it has come to; None before it has begun."""
+        begun = (self.run_dir / "config.yaml").is_file()
+        return summarise(self.run_dir) if begun else None
+
+    @property
+    def finished(self) -> bool:
+        """Whether its last epoch is trained and saved.
+
+        Raises:
+            UsageError: The folder has a run of another config.
+        """
+        summary = self.summary
+        if summary and summary.config.flat() != self.config.flat():
+            raise UsageError(f"{self.run_dir}: a run of another config; choose another --name")
+        saved = max(whole_epochs(self.run_dir).values(), default=0)
+        return bool(summary and summary.finished and saved == summary.epochs)
+
+
+def plan(source: str, overrides: Sequence[str], name: str | None = None) -> list[Trial]:
+    """The combinations of all values of overrides such as `seed=0,1,2`, the last varying fastest.
+
+    A comma inside brackets belongs to a value. The runs lie in `runs/<name>`, by default
+    `runs/<config's name>-sweep`.
+
+    Raises:
+        UsageError: Nothing is varied, or a config is not valid.
+    """
+    keys = [override.partition("=")[0] for override in overrides]
+    values = [re.split(r",(?![^\[\]]*\])", o.partition("=")[2]) for o in overrides]
+    varied = [key for key, each in zip(keys, values, strict=True) if len(each) > 1]
+    if not varied:
+        raise UsageError("nothing to vary: give a key several values, such as seed=0,1,2")
+    last = [key.rpartition(".")[2] for key in varied]
+    trials = []
+    for combination in product(*values):
+        chosen = dict(zip(keys, combination, strict=True))
+        config = load_config(source, [f"{key}={value}" for key, value in chosen.items()])
+        short = {n if last.count(n) == 1 else key: key for n, key in zip(last, varied, strict=True)}
+        folder = ",".join(f"{name}={chosen[key]}" for name, key in short.items())
+        run_dir = RUNS / (name or f"{config.name}-sweep") / re.sub(r"[^\w.,=+-]+", "-", folder)
+        trials.append(Trial({key: chosen[key] for key in varied}, config, run_dir))
+    return trials
+
+
+def run_sweep(trials: Sequence[Trial], jobs: int, stop: Stop) -> Iterator[tuple[Trial, str]]:
+    """Train what is not finished. Yields each trial with "finished", "diverged" or an error.
+
+    Raises:
+        StoppedError: A signal asked for it; what was being trained is saved.
+    """
+    waiting = [trial for trial in trials if not trial.finished]
+    yield from ((trial, "finished") for trial in trials if trial not in waiting)
+    if jobs == 1:
+        for trial in waiting:
+            try:
+                yield trial, _train(trial, stop)
+            except StoppedError as error:
+                raise _stopped(error.exit_code - 128) from None
+        return
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mnist_mlp.runs.training", "sklearn.datasets"])
+    running: dict[int, tuple[Trial, Any, Any]] = {}
+    while waiting or running:
+        while waiting and len(running) < jobs and not stop():
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=_work, args=(waiting[0], sender))
+            process.start()
+            sender.close()
+            running[process.sentinel] = (waiting.pop(0), process, receiver)
+        ended = wait(list(running), timeout=0.2)
+        for sentinel in [sentinel for sentinel in running if sentinel in ended]:
+            trial, process, receiver = running.pop(sentinel)
+            yield trial, receiver.recv() if receiver.poll() else "its process was lost"
+        if number := stop():
+            for _, process, _ in running.values():
+                os.kill(process.pid, number)
+                process.join()
+            raise _stopped(number)
+
+
+def _stopped(number: int) -> StoppedError:
+    name = signal.Signals(number).name
+    return StoppedError(f"stopped by {name}; the same command goes on", number)
+
+
+def _train(trial: Trial, stop: Stop) -> str:
+    from mnist_mlp.runs.training import run_events
+
+    try:
+        list(run_events(trial.config, trial.run_dir, resume=trial.summary is not None, stop=stop))
+    except DivergedError:
+        return "diverged"
+    return "finished"
+
+
+def _work(trial: Trial, sender: Any) -> None:
+    """Train one combination in a process of its own, and send how it ended.
+
+    A closed terminal or Ctrl-C is told by the sweep alone. If the sweep is gone, so is the process
+    that this one was forked from, and this one saves and ends.
+    """
+    os.setsid()
+    parent = os.getppid()
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 - the sweep prints
+    with stop_requested() as stop:
+        try:
+            how = _train(trial, lambda: stop() or (0 if os.getppid() == parent else 15) or None)
+        except MnistMlpError as error:
+            how = str(error)
+    sender.send(how)
+
+
+def groups(trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    """A row for each combination without its seed: mean and deviation over the finished seeds.
+
+    `best` marks the highest mean validation accuracy.
+    """
+    rows: dict[tuple[Any, ...], list[Trial]] = {}
+    for trial in trials:
+        values = {key: value for key, value in trial.values.items() if key != "seed"}
+        rows.setdefault(tuple(values.items()), []).append(trial)
+    found = []
+    for varied, members in rows.items():
+        summaries = [m.summary for m in members if list_checkpoints(m.run_dir) and m.finished]
+        row: dict[str, Any] = dict(varied) | {"finished": len(summaries), "of": len(members)}
+        for split in ("validation", "test"):
+            known = [a for s in summaries if (a := getattr(s, f"{split}_accuracy")) is not None]
+            row[split] = statistics.fmean(known) if known else None
+            row[f"{split}_deviation"] = statistics.stdev(known) if len(known) > 1 else None
+        found.append(row)
+    best = max((row["validation"] or 0 for row in found), default=0)
+    return [row | {"best": bool(best) and row["validation"] == best} for row in found]

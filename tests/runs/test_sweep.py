@@ -1,0 +1,138 @@
+"""A sweep trains every combination once, however often it is stopped."""
+
+import csv
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mnist_mlp.errors import UsageError
+from mnist_mlp.runs.checkpoint import load_checkpoint
+from mnist_mlp.runs.directory import list_checkpoints
+from mnist_mlp.runs.sweep import plan
+from tests.conftest import Outcome, Program, program
+
+RATES = "optimizer.learning_rate=0.03,0.1,1e15"
+SMALL = ("sweep", "--config", "digits", RATES, "seed=0,1", "train.epochs=2", "data.validation=200")
+VALIDATION = ("--split", "validation", "--json")
+
+
+def fresh(*arguments: str) -> subprocess.Popen[str]:
+    """The program in a process that may have children."""
+    command = [sys.executable, "-m", "mnist_mlp", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def weights(folder: str) -> dict[str, str]:
+    """Each run's weights, by the name of its folder."""
+    runs = [path for path in Path("runs", folder).iterdir() if list_checkpoints(path)]
+    return {run.name: str(load_checkpoint(run).model.state_dict()) for run in sorted(runs)}
+
+
+def test_every_combination_is_an_ordinary_run(run: Callable[..., Outcome]) -> None:
+    outcome = run(*SMALL, "--csv", "table.csv", "--json")
+    assert outcome.code == 0, outcome
+    told = json.loads(outcome.out)
+    low, high, lost = told["groups"]
+    assert lost["finished"] == 0
+    assert outcome.err.count("diverged\n") == 2
+    for row in (low, high):
+        accuracies = [
+            json.loads(run("eval", each["run_dir"], *VALIDATION).out)["accuracy"]
+            for each in told["runs"]
+            if each["values"]["optimizer.learning_rate"] == row["optimizer.learning_rate"]
+        ]
+        mean = sum(accuracies) / 2
+        assert row["validation"] == pytest.approx(mean)
+        assert row["validation_deviation"] == pytest.approx(abs(accuracies[0] - mean) * 2**0.5)
+    best = max(low, high, key=lambda row: row["validation"])
+    assert [row for row in told["groups"] if row["best"]] == [best]
+    written = list(csv.DictReader(Path("table.csv").read_text().splitlines()))
+    assert [row["optimizer.learning_rate"] for row in written] == ["0.03", "0.1", "1e15"]
+    assert written[0]["validation"] == str(low["validation"])
+    assert run("train", "--resume", told["runs"][0]["run_dir"], "train.epochs=3").code == 0
+
+
+def test_what_is_finished_is_not_trained_again(run: Callable[..., Outcome]) -> None:
+    first = run(*SMALL, "--json").out
+    files = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("epoch-*.safetensors")}
+    assert run(*SMALL, "--json").out == first
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+    assert "a run of another config" in run(*SMALL, "train.batch_size=20").err
+
+
+def test_several_jobs_train_the_same(run: Callable[..., Outcome]) -> None:
+    assert run(*SMALL).code == 0
+    outcome = fresh(*SMALL, "--jobs", "3", "--name", "jobs")
+    out, err = outcome.communicate()
+    assert (outcome.returncode, err, out.count("diverged\n")) == (0, "", 2)
+    assert weights("jobs") == weights("digits-sweep")
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_stopped_sweep_saves_and_goes_on(jobs: int) -> None:
+    command = ("sweep", "--config", "digits", "seed=0,1,2", "train.epochs=30")
+    process = fresh(*command, "--jobs", str(jobs))
+    while not Path("runs/digits-sweep/seed=1/checkpoints/epoch-002.safetensors").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate()
+    assert process.returncode == 143
+    assert err == "mnist-mlp: stopped by SIGTERM; the same command goes on\n"
+    assert load_checkpoint("runs/digits-sweep/seed=1").epoch < 30
+    assert program(*command).code == 0
+    assert program(*command, "--name", "whole").code == 0
+    assert weights("digits-sweep") == weights("whole")
+
+
+@pytest.mark.parametrize(
+    ("rates", "kills"), [("0.1,0.2", 1), pytest.param("0.05,0.1,0.2", 3, marks=pytest.mark.long)]
+)
+def test_a_killed_sweep_loses_nothing(rates: str, kills: int) -> None:
+    """The long one: 27 runs, killed three times."""
+    sizes = ["model.layer_sizes=784-32-10,784-16-10,784-10"] * (kills > 1)
+    command = (
+        "sweep", "--config", "digits", f"optimizer.learning_rate={rates}", *sizes, "seed=0,1,2",
+        "train.epochs=3", "--json",
+    )  # fmt: skip
+    chance = random.Random(0)
+    for _ in range(kills):
+        process = Program(*command)
+        time.sleep(chance.uniform(1.5, 3))
+        process.send(signal.SIGKILL)
+        process.close()
+    broken = program(*command)
+    assert broken.code == 0, broken
+    whole = json.loads(program(*command, "--name", "whole").out)
+
+    def table(rows: dict[str, Any]) -> Any:
+        return rows["groups"], [each["values"] for each in rows["runs"]]
+
+    assert table(json.loads(broken.out)) == table(whole)
+    assert len(whole["runs"]) == (27 if kills > 1 else 6)
+    assert weights("digits-sweep") == weights("whole")
+
+
+def test_values_are_split_at_commas_outside_brackets() -> None:
+    trials = plan("digits", ["model.layer_sizes=[784,10],784-32-10", "seed=1,2", "report=false"])
+    assert [trial.config.model.layer_sizes for trial in trials[::2]] == [(784, 10), (784, 32, 10)]
+    assert [trial.config.seed for trial in trials] == [1, 2, 1, 2]
+    assert [trial.run_dir.name for trial in trials[1:3]] == [
+        "layer_sizes=-784,10-,seed=2", "layer_sizes=784-32-10,seed=1",
+    ]  # fmt: skip
+    both = plan("digits", ["optimizer.name=sgd,adam", "schedule.name=cosine,constant"])
+    assert both[1].run_dir == Path("runs/digits-sweep/optimizer.name=sgd,schedule.name=constant")
+
+
+@pytest.mark.parametrize("overrides", [["seed=1"], []])
+def test_a_sweep_needs_something_to_vary(overrides: list[str]) -> None:
+    with pytest.raises(UsageError, match="nothing to vary: give a key several values"):
+        plan("digits", overrides)
