@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from mnist_mlp.cli import common
-from mnist_mlp.runs.listing import differences, list_runs, summarise
+from mnist_mlp.runs.directory import RUNS
+from mnist_mlp.runs.listing import differences, find_runs, list_runs, sort_runs
 from mnist_mlp.runs.sweep import groups, plan, run_sweep
 from mnist_mlp.signals import stop_requested
 from mnist_mlp.views import terminal
@@ -62,19 +63,31 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def runs(
     targets: Annotated[
-        list[Path] | None, typer.Argument(metavar="[RUN...]", help="Runs to compare.")
+        list[Path] | None,
+        typer.Argument(metavar="[RUN|FOLDER...]", help="Runs, or folders of runs, to compare."),
     ] = None,
+    sort: Annotated[str | None, typer.Option(metavar="KEY", help="Such as test or seed.")] = None,
+    csv_: CsvFile = None,
     json_: common.Json = False,
     quiet: common.Quiet = False,
     debug: common.Debug = False,
 ) -> None:
-    """List the runs under runs/, or compare the results and configs of some."""
-    found = [summarise(path) for path in targets] if targets else list_runs()
+    """List the runs under runs/, or compare some: their results, and where their configs differ."""
+    found = find_runs(targets) if targets else list_runs()
+    found = sort_runs(found, sort) if sort else found
     differ = differences(found) if targets else {}
     with terminal.open_console(json_, quiet) as console:
-        terminal.show_runs(console, found)
-        if len(found) > 1 and targets:
-            terminal.show_differences(console, found, differ)
+        folders = [] if targets else [path for path in RUNS.glob("[!.]*/") if list_runs(path)]
+        if found or not folders:
+            terminal.show_runs(console, found, list(differ))
+        for folder in sorted(folders):
+            console.print(f"{folder} is a folder of {len(list_runs(folder))} runs")
+        if len(found) > 1 and targets and not differ:
+            console.print("their configs are the same")
+    rows = [run.model_dump(mode="json") for run in found]
+    if csv_:
+        names = ("path", *differ, *(name for name in rows[0] if name not in ("path", "config")))
+        varied = [run.config.flat() | row for run, row in zip(found, rows, strict=True)]
+        write_csv(csv_, [{name: row[name] for name in names} for row in varied])
     if json_:
-        rows = [run.model_dump(mode="json") for run in found]
         common.print_json({"runs": rows, "differences": differ} if targets else rows)

@@ -53,6 +53,40 @@ def list_runs(folder: Path = RUNS) -> Runs:
     return Runs(sorted(found, key=lambda run: run.last_epoch or oldest))
 
 
+def find_runs(targets: Sequence[Path]) -> Runs:
+    """The runs that people name: run directories, names of runs, and folders of runs.
+
+    Raises:
+        UsageError: One of them is none of these.
+    """
+    found: list[RunSummary] = []
+    for target in map(find_run, targets):
+        inside = () if (target / "config.yaml").exists() else list_runs(target)
+        found += inside or [summarise(target)]
+    return Runs(found)
+
+
+def sort_runs(runs: Runs, key: str) -> Runs:
+    """Sort by a result (accuracies fall, the rest rises) or by a config key or its last part.
+
+    Raises:
+        UsageError: There is no such column.
+    """
+    results = {"validation": "validation_accuracy", "test": "test_accuracy"}
+    columns = ("epochs", "seconds", "train_loss", "validation_loss")
+    keys = [name for name in Config().flat() if key in (name, name.rpartition(".")[2])]
+    if not keys and key not in (*results, *columns):
+        known = ", ".join((*results, *columns))
+        raise UsageError(f"--sort {key}: no such column; {known}, or a key of the config")
+
+    def value(run: RunSummary) -> tuple[bool, Any]:
+        found = getattr(run, results.get(key, key)) if not keys else run.config.flat()[keys[0]]
+        number = found if isinstance(found, int | float) else 0
+        return found is None, -number if key in results else found if keys else number
+
+    return Runs(sorted(runs, key=value))
+
+
 def summarise(path: Path) -> RunSummary:
     """Read a run directory.
 

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import IO, TYPE_CHECKING, Any
 
 from rich import box, progress
-from rich.console import Console, JustifyMethod
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -293,32 +293,47 @@ def show_prediction(
             console.print(f"{digit}  {p:7.2%}  {bar(p)}".rstrip())
 
 
-def describe_run(run: "RunSummary") -> dict[str, str]:
-    """A run's row in a table; dates are in this machine's time zone."""
-    accuracies = {"valid.": run.validation_accuracy, "test": run.test_accuracy}
+def describe_run(run: "RunSummary", keys: Sequence[str] = ()) -> dict[str, str]:
+    """A run's row in a table, with some keys of its config."""
+    config, results = run.config.flat(), {"valid.": run.validation_accuracy}
+    last = ["epochs", *(key.rpartition(".")[2] for key in keys)]
+    short = {n if last.count(n) == 1 else k: k for n, k in zip(last[1:], keys, strict=True)}
     return {
         "run": str(run.path),
-        "data": run.dataset,
+        **({name: str(config[key]) for name, key in short.items()} or {"data": run.dataset}),
         "epochs": f"{run.epochs}" if run.finished else f"{run.epochs} of {run.epochs_wanted}",
-        **{name: percent(accuracy) for name, accuracy in accuracies.items()},
+        **{name: percent(share) for name, share in (results | {"test": run.test_accuracy}).items()},
         "seconds": "–" if run.seconds is None else f"{run.seconds:,.1f}",
-        "last epoch": f"{run.last_epoch.astimezone():%Y-%m-%d}" if run.last_epoch else "–",
     }
 
 
-def show_runs(console: Console, runs: Sequence["RunSummary"]) -> None:
-    """Print a row per run."""
-    if not runs:
+def show_runs(console: Console, runs: Sequence["RunSummary"], keys: Sequence[str] = ()) -> None:
+    """Print a row per run, with some keys of the config; a paragraph each where that is too wide.
+
+    A file or a pipe gets a line for each run, however long.
+    """
+    rows = [describe_run(run, keys) for run in runs]
+    if not rows:
         console.print(NO_RUNS)
         return
-    rows = [describe_run(run) for run in runs]
+    folder = runs[0].path.parent
+    if len(runs) > 1 and folder.parts[1:] and all(run.path.parent == folder for run in runs):
+        console.print(f"in {folder}:")
+        rows = [row | {"run": run.path.name} for row, run in zip(rows, runs, strict=True)]
     table = Table(box=box.SIMPLE, pad_edge=False)
     for name in rows[0]:
-        where: JustifyMethod = "left" if name in ("run", "data") else "right"
-        table.add_column(name, justify=where, no_wrap=name != "run", overflow="fold")
+        table.add_column(name, justify="left" if name in ("run", "data") else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row.values())
-    console.print(table)
+    wide = console.measure(table, options=console.options.update(max_width=10_000)).maximum
+    if console.is_terminal and wide > console.width:
+        for row in rows:
+            console.print(row.pop("run"))
+            for name, value in row.items():
+                console.print(f"  {name} {value}")
+    else:
+        console.width = max(console.width, wide)
+        console.print(table)
 
 
 def show_trial(console: Console, trial: "Trial", how: str) -> None:
@@ -352,19 +367,6 @@ def show_groups(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
 def percent(share: float | None) -> str:
     """An accuracy, or a dash where there is none."""
     return "–" if share is None else f"{share:.2%}"
-
-
-def show_differences(
-    console: Console, runs: Sequence["RunSummary"], keys: Mapping[str, Sequence[object]]
-) -> None:
-    """Print a row for each config key whose values differ between the runs."""
-    if not keys:
-        console.print("their configs are the same")
-        return
-    table = Table("config", *(str(run.path) for run in runs), box=box.SIMPLE, pad_edge=False)
-    for key, values in keys.items():
-        table.add_row(key, *map(str, values))
-    console.print(table)
 
 
 def show_trace(console: Console, trace: "Trace") -> None:

@@ -1,4 +1,6 @@
+import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -49,11 +51,12 @@ def test_the_json_has_the_results_of_training(run: Run) -> None:
 def test_what_differs(run: Run) -> None:
     outcome = run("runs", "runs/digits-001", "runs/digits-002")
     assert outcome.code == 0
-    different = {
-        line.split()[0]: line.split()[1:] for line in outcome.out.splitlines() if "." in line
-    }
-    assert different["train.batch_size"] == ["16", "32"]
-    assert different["train.epochs"] == ["2", "1"]
+    header, *rows = [line.split() for line in outcome.out.splitlines() if line.strip(" ─")]
+    assert header[:4] == ["run", "validation", "train.epochs", "batch_size"]
+    assert header[4:] == ["epochs", "valid.", "test", "seconds"]
+    assert [row[:5] for row in rows] == [
+        ["runs/digits-001", "100", "2", "16", "2"], ["runs/digits-002", "0", "1", "32", "1"],
+    ]  # fmt: skip
     assert "optimizer.name" not in outcome.out
     compared = json.loads(run("runs", "runs/digits-001", "runs/digits-002", "--json").out)
     assert compared["differences"] == {
@@ -105,3 +108,65 @@ def test_listing_imports_no_torch() -> None:
         [sys.executable, "-c", script + "sys.exit('torch' in sys.modules)"], capture_output=True
     )
     assert process.returncode == 0
+
+
+@pytest.fixture
+def swept(run: Run) -> None:
+    values = ("optimizer.learning_rate=0.1,0.03", "seed=0,1", "train.epochs=1")
+    run("sweep", "--config", "digits", *values, "data.validation=100", "--quiet")
+
+
+@pytest.mark.usefixtures("swept")
+def test_a_folder_of_runs_is_compared_sorted_and_written(run: Run) -> None:
+    outcome = run("runs", "runs/digits-sweep", "--sort", "test", "--csv", "table.csv")
+    lines = outcome.out.splitlines()
+    assert lines[0] == "in runs/digits-sweep:"
+    rows = [line.split() for line in lines if line.startswith(" learning_rate=")]
+    assert len(rows) == 4
+    for name, seed, rate, *_ in rows:
+        assert name == f"learning_rate={rate},seed={seed}"
+    accuracies = [float(row[-2].rstrip("%")) for row in rows]
+    assert accuracies == sorted(accuracies, reverse=True)
+    written = list(csv.DictReader(Path("table.csv").read_text().splitlines()))
+    assert [row["path"].rpartition("/")[2] for row in written] == [row[0] for row in rows]
+    assert [row["seed"] for row in written] == [row[1] for row in rows]
+    for key, column in (("learning_rate", 2), ("optimizer.learning_rate", 2), ("seed", 1)):
+        lines = run("runs", "runs/digits-sweep", "--sort", key).out.splitlines()
+        values = [
+            float(line.split()[column]) for line in lines if line.startswith(" learning_rate=")
+        ]
+        assert values == sorted(values)
+    refused = run("runs", "runs/digits-sweep", "--sort", "colour")
+    assert (refused.code, "no such column; validation, test" in refused.err) == (2, True)
+    assert "runs/digits-sweep is a folder of 4 runs" in run("runs").out
+
+
+@pytest.mark.usefixtures("swept")
+@pytest.mark.parametrize("columns", [80, 60, 40])
+def test_runs_are_readable_on_a_narrow_terminal(columns: int) -> None:
+    """Each line fits; where the table is too wide, a run is a paragraph."""
+    folder = "runs/digits-sweep"
+    command = f"stty cols {columns}; {sys.executable} -m mnist_mlp runs {folder}"
+    shown = subprocess.run(
+        ["script", "-qec", command, "/dev/null"], capture_output=True, text=True,
+        env={**os.environ, "COLUMNS": str(columns), "NO_COLOR": "1", "TERM": "dumb"},
+    ).stdout  # fmt: skip
+    lines = [line.rstrip() for line in shown.splitlines()]
+    assert all(len(line) <= columns for line in lines), shown
+    for rate in ("0.1", "0.03"):
+        for seed in ("0", "1"):
+            name = f"learning_rate={rate},seed={seed}"
+            (start,) = (n for n, line in enumerate(lines) if name in line)
+            if columns < 60:
+                assert lines[start + 1 : start + 3] == [f"  seed {seed}", f"  learning_rate {rate}"]
+
+
+@pytest.mark.usefixtures("swept")
+def test_a_file_gets_a_line_for_each_run(run: Run) -> None:
+    long = Path("runs", "n" * 200)
+    Path("runs/digits-sweep").rename(long)
+    train = ("train", "--config", "digits", "train.epochs=1", "--quiet")
+    assert run(*train, "--run-dir", long / ("m" * 200)).code == 0
+    lines = run("runs", long).out.splitlines()
+    assert sum(line.count("%") in (1, 2) for line in lines) == 5
+    assert sum("m" * 200 in line for line in lines) == 1
