@@ -9,6 +9,7 @@ import typer
 from mnist_mlp.cli import common
 from mnist_mlp.errors import UsageError
 from mnist_mlp.runs.directory import find_run, list_checkpoints, newest_run
+from mnist_mlp.runs.listing import list_runs
 from mnist_mlp.signals import stop_requested
 from mnist_mlp.updates.ranks import rank
 from mnist_mlp.views import terminal
@@ -24,8 +25,15 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Try everything on two mini-batches; keep only the data.")
 ]
 Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Save TensorBoard events.")]
+Reported = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="RUN|CHECKPOINT...", help="Default: the newest run under runs/."),
+]
 Folder = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Default: the run, or a new <name>-report.")
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Default: the run, a new <name>-report, or for several runs here."
+    ),
 ]
 Format = Annotated[
     Literal["html", "safetensors", "onnx", "pt2"],
@@ -142,15 +150,21 @@ def evaluate(
 
 
 def report(
-    target: common.Target = None,
+    targets: Reported = None,
     best: common.Best = False,
     output: Folder = None,
     root: common.Root = None,
     quiet: common.Quiet = False,
     debug: common.Debug = False,
 ) -> None:
-    """Draw a run's pictures, save their numbers beside them, and write the page report.html."""
+    """Draw a run's pictures and write its page report.html, or compare several runs on one page."""
     with terminal.open_console(False, quiet) as console:
+        target = targets[0] if targets else None
+        if targets and (len(targets) > 1 or (len(list_runs(find_run(targets[0]))) > 1)):
+            from mnist_mlp.views.comparison import compare_runs
+
+            console.print(str(compare_runs(targets, output)))
+            return
         from mnist_mlp.runs.environment import load_run_dataset
         from mnist_mlp.views.report import draw_report
 

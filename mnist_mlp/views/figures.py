@@ -8,7 +8,7 @@ matplotlibrc. pyplot and its global state are not used. The lines have the colou
 import io
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any, Literal
@@ -65,12 +65,9 @@ def draw_curves(rows: Sequence[EpochResult], footer: str) -> Figure:
     style: dict[str, Any] = {"ha": "right", "va": "top", "fontsize": 9, "color": GREY}
     guess = "ln 10 = 2.3026: ten equal guesses"
     loss.text(0.98, 2.0, guess, style, transform=loss.get_yaxis_transform())
-    loss.set(yscale="log", title="Loss", ylabel="cross-entropy (nats, log scale)")
+    _in_log_nats(loss, "Loss")
     low, high = loss.get_ylim()
     loss.set_ylim(min(low, 1), max(high, 3))
-    loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    loss.yaxis.set_major_formatter("{x:g}")
-    loss.yaxis.set_minor_locator(NullLocator())
 
     for panel, title, shown in zip(
         panels, ("Accuracy", "Accuracy from epoch 1 on"), (rows, trained), strict=False
@@ -89,6 +86,13 @@ def draw_curves(rows: Sequence[EpochResult], footer: str) -> Figure:
     return figure
 
 
+def _in_log_nats(loss: Axes, title: str) -> None:
+    loss.set(yscale="log", title=title, ylabel="cross-entropy (nats, log scale)")
+    loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    loss.yaxis.set_major_formatter("{x:g}")
+    loss.yaxis.set_minor_locator(NullLocator())
+
+
 def _plot_splits(axes: Axes, rows: Sequence[EpochResult], quantity: str) -> None:
     """A line for each evaluated split, with a diamond at epoch 0."""
     for split, (colour, dash, marker) in LINES.items():
@@ -103,6 +107,29 @@ def _plot_splits(axes: Axes, rows: Sequence[EpochResult], quantity: str) -> None
         if x[0] == 0:
             label = "before training" if split == "train" else "_"  # the legend omits "_"
             axes.plot(x[0], y[0], "D", color=BLACK, mfc="white", ms=8, label=label, zorder=3)
+
+
+@_styled
+def draw_comparison(runs: Mapping[str, Sequence[EpochResult]], footer: str) -> Figure:
+    """Several runs' training loss and validation (or test) accuracy by epoch, over each other."""
+    figure = _figure("Runs compared", footer, (11, max(4.5, 1 + 0.16 * len(runs))))
+    loss, accuracy = figure.subplots(1, 2)
+    colours = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, len(runs)))
+    for (name, rows), colour in zip(runs.items(), colours, strict=True):
+        loss.plot([r.epoch for r in rows], [r.train_loss for r in rows], color=colour, label=name)
+        split = "test" if rows[0].validation_accuracy is None else "validation"
+        held_out = [getattr(row, f"{split}_accuracy") for row in rows]
+        epochs = [row.epoch for row, share in zip(rows, held_out, strict=True) if share is not None]
+        shares = [share for share in held_out if share is not None]
+        accuracy.plot(epochs, shares, "-o", ms=3, color=colour)
+    _in_log_nats(loss, "Training loss")
+    accuracy.set(title="Accuracy, validation or test", ylabel="accuracy")
+    accuracy.yaxis.set_major_formatter(_PERCENT)
+    for panel in (loss, accuracy):
+        panel.set_xlabel("epoch (0: before training)")
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(loc="outside right upper", fontsize=8)
+    return figure
 
 
 @_styled

@@ -51,7 +51,7 @@ def draw_report(
         contents = picture.files()
         for name, content in contents.items():
             write_atomically(folder / "plots" / name, content)
-        pictures.append(_figure(picture, contents))
+        pictures.append(html_figure(picture, contents))
     page = folder / "report.html"
     write_atomically(page, _page(checkpoint, data, rows, pictures).encode(errors="replace"))
     return page
@@ -60,14 +60,13 @@ def draw_report(
 def _page(
     checkpoint: Checkpoint, data: Dataset, rows: Sequence[EpochResult], pictures: list[str]
 ) -> str:
-    template = Path(__file__).with_name("report.html")
     test = evaluate_model(checkpoint.model, *data.test)
     claims = list(check_network(checkpoint, data, rows, test))
     verdicts = [claim.verdict for claim in claims]
     model, seconds = checkpoint.config.model, checkpoint.progress.get("seconds")
-    return Template(template.read_text(encoding="utf-8")).substitute(
+    return fill_template(
+        "report",
         name=escape(checkpoint.run_name),
-        style=template.with_suffix(".css").read_text(encoding="utf-8"),
         accuracy=f"{test.accuracy:.2%}",
         loss=show_loss(test.loss),
         data_set=data.name,
@@ -87,7 +86,16 @@ def _page(
     )
 
 
-def _figure(picture: Picture, contents: dict[str, bytes]) -> str:
+def fill_template(page: str, **parts: object) -> str:
+    """A page of this folder with its parts, and the style sheet, filled in."""
+    folder = Path(__file__).parent
+    template, style = (folder / name for name in (f"{page}.html", "report.css"))
+    text = Template(template.read_text(encoding="utf-8"))
+    return text.substitute(parts, style=style.read_text(encoding="utf-8"))
+
+
+def html_figure(picture: Picture, contents: Mapping[str, bytes]) -> str:
+    """A picture with its caption, as SVG, or as PNG where that is much smaller."""
     svg, png = contents[f"{picture.stem}.svg"], contents[f"{picture.stem}.png"]
     kind, content = ("svg+xml", svg) if len(svg) < MAX_SVG_BYTES else ("png", png)
     title = picture.figure.get_suptitle()

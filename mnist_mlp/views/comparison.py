@@ -1,0 +1,46 @@
+"""Several runs on one page: their curves over each other, and where their configs differ."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mnist_mlp.errors import UsageError
+from mnist_mlp.files import write_atomically
+from mnist_mlp.runs.directory import read_rows
+from mnist_mlp.runs.listing import differences, find_runs
+from mnist_mlp.views.figures import draw_comparison, render
+from mnist_mlp.views.plots import Picture
+from mnist_mlp.views.report import fill_template, html_figure, html_table
+from mnist_mlp.views.terminal import describe_run
+
+
+def compare_runs(targets: Sequence[str | Path], folder: Path | None = None) -> Path:
+    """Write the page comparison.html about some runs, or folders of runs.
+
+    Raises:
+        UsageError: There is no run of that name, or no epoch to show.
+        OSError: The page cannot be written.
+    """
+    runs = find_runs([Path(target) for target in targets])
+    curves = {str(run.path): rows for run in runs if (rows := read_rows(run.path, run.epochs))}
+    if not curves:
+        raise UsageError(f"{', '.join(map(str, targets))}: no epochs to compare yet")
+    picture = Picture(
+        stem="comparison",
+        shows=f"The loss and the accuracy of {len(curves)} runs by epoch.",
+        caption="The loss is the training loss, of each mini-batch just before its own update. The "
+        "accuracy is that on the validation split, or without one on the test set.",
+        figure=draw_comparison(curves, f"{len(curves)} runs"),
+        numbers="",
+    )
+    contents = {f"comparison.{kind}": render(picture.figure, kind) for kind in ("svg", "png")}
+    keys = list(differences(runs))
+    page = (folder or Path()) / "comparison.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    filled = fill_template(
+        "comparison",
+        name=f"{len(curves)} runs compared",
+        picture=html_figure(picture, contents),
+        table=html_table(describe_run(run, keys) for run in runs),
+    )
+    write_atomically(page, filled.encode(errors="replace"))
+    return page
