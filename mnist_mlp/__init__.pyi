@@ -1,6 +1,7 @@
 from .config import Config as Config
 from .config import load_config as load_config
 from .errors import MnistMlpError as MnistMlpError
+from .export.handout import write_handout as write_handout
 from .export.network import export_network as export_network
 from .lesson.claims import check_lesson as check_lesson
 from .lesson.trace import trace_image as trace_image

@@ -35,6 +35,9 @@ Folder = Annotated[
         metavar="DIR", help="Default: the run, a new <name>-report, or for several runs here."
     ),
 ]
+HandoutFolder = Annotated[
+    Path, typer.Option("--output", metavar="DIR", help="A new folder, or that of a handout.")
+]
 Format = Annotated[
     Literal["html", "safetensors", "onnx", "pt2"],
     typer.Option("--format", help="The explorer page, the weights, or a graph."),
@@ -171,6 +174,24 @@ def report(
         checkpoint = common.read_checkpoint(target, best)
         page = draw_report(checkpoint, load_run_dataset(checkpoint.config, root), output)
         console.print(f"{page}, and pictures with their numbers in {page.parent / 'plots'}")
+
+
+def handout(
+    target: common.Target = None,
+    best: common.Best = False,
+    output: HandoutFolder = Path("handout"),
+    root: common.Root = None,
+    quiet: common.Quiet = False,
+    debug: common.Debug = False,
+) -> None:
+    """Write a class's pages: explorer, report, exercises with this network's numbers, answers."""
+    with terminal.open_console(False, quiet) as console:
+        from mnist_mlp.export.handout import write_handout
+        from mnist_mlp.runs.environment import load_run_dataset
+
+        checkpoint = common.read_checkpoint(target, best)
+        index = write_handout(checkpoint, output, load_run_dataset(checkpoint.config, root))
+        console.print(f"{index}; for other machines: python -m http.server --directory {output}")
 
 
 def export(

@@ -129,6 +129,13 @@ def _page_data(
     }
 
 
+def random_images(test: Split) -> list[int]:
+    """The test images on which the page measures: the same whatever the network."""
+    generator = torch.Generator().manual_seed(0)
+    indexes: list[int] = torch.randperm(len(test.labels), generator=generator)[:IMAGES].tolist()
+    return indexes
+
+
 @torch.no_grad()
 def _choose(model: nn.Module, test: Split, extra: int) -> list[int]:
     """Choose test images: `IMAGES` at random, then up to `extra` misclassified ones.
@@ -138,8 +145,7 @@ def _choose(model: nn.Module, test: Split, extra: int) -> list[int]:
     """
     p = torch.softmax(model(test.images.double()), dim=1)
     confidence, predicted = p.max(dim=1)
-    generator = torch.Generator().manual_seed(0)  # the same images whatever the network
-    sample: list[int] = torch.randperm(len(p), generator=generator)[:IMAGES].tolist()
+    sample = random_images(test)
     wrong = predicted != test.labels
     wrong[sample] = False
     mistakes = torch.nonzero(wrong).flatten()
