@@ -34,6 +34,8 @@ from mnist_mlp.views.notebook import train_model
 from scripts.forked import Mark
 from tests.conftest import Outcome, Program, program
 
+SAMPLE = Path(__file__).parent.parent / "samples" / "7_plain.png"
+
 
 def digits(*overrides: str) -> Config:
     return load_config("digits", ["train.epochs=3", "train.batch_size=100", *overrides])
@@ -369,6 +371,46 @@ def test_every_state_can_be_resumed_and_ends_as_any_run(
     assert json.loads(evaluation.out)["loss"] == pytest.approx(result["test_loss"])
     assert rows(Path("run"))[-1]["test_accuracy"] == result["test_accuracy"]
     assert run("runs", "run").code == 0
+
+
+COMMANDS = (
+    "eval run", "eval run --best", "trace run", f"predict run {SAMPLE}", "report run", "runs run",
+    "export run --format safetensors --output x.safetensors", "handout run --output class",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "damaged",
+        "within",
+        *(pytest.param(s, marks=pytest.mark.long) for s in ("begun", "done", "lost")),
+    ],
+)
+def test_every_command_works_or_says_why_in_every_state(
+    state: str, run: Callable[..., Outcome]
+) -> None:
+    config = digits("train.test_each_epoch=false", "data.validation=100")
+    if state == "begun":
+        events = run_events(config, "run")
+        next(events)
+        events.close()
+    elif state == "within":
+        stopped_after(4, config, "run")
+    else:
+        train_model(config, "run")
+    paths = list_checkpoints(Path("run"))
+    if state == "lost":
+        paths[-1].unlink()
+    elif state == "damaged":
+        for path in paths:
+            path.write_bytes(path.read_bytes()[:-1])
+    for command in COMMANDS:
+        outcome = run(*command.split())
+        if state in ("begun", "damaged") and command != "runs run":
+            assert (outcome.code, len(outcome.err.splitlines())) == (4, 1), outcome
+        else:
+            assert outcome.code == 0, (command, outcome)
 
 
 def test_one_trainer_in_a_run_directory() -> None:
