@@ -42,6 +42,10 @@ Show = Annotated[bool, typer.Option("--show", help="Show the network's input and
 SaveSeen = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Save the network's input there, as PNG files.")
 ]
+SaveSteps = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Save what each step made of a picture there, as PNG files."),
+]
 Folder = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Default: the run, or a new <name>-report.")
 ]
@@ -193,6 +197,7 @@ def predict(
     invert: Invert = "auto",
     show: Show = False,
     save_seen: SaveSeen = None,
+    save_steps: SaveSteps = None,
     json_: common.Json = False,
     quiet: common.Quiet = False,
     debug: common.Debug = False,
@@ -217,7 +222,7 @@ def predict(
         width = max(len(str(file)) for file in files)
         for file in files:
             try:
-                prediction = pictures.predict_file(checkpoint.model, file, invert)
+                prediction = pictures.predict_file(checkpoint.model, file, invert, save_steps)
             except ImageError as error:
                 rows.append({"file": str(file), "error": str(error)})
                 console.print(f"{file!s:{width}}  {str(error).removeprefix(f'{file}: ')}")

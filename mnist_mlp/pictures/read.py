@@ -7,7 +7,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from mnist_mlp.errors import ImageError
-from mnist_mlp.pictures.preprocess import Grey, shrink
+from mnist_mlp.pictures.ink import Grey, shrink
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
