@@ -29,8 +29,11 @@ MIN_INK = 0.15  # of full ink: pixels with less are paper
 KEPT_LEVEL = 0.3  # of the digit's darkness: what is fainter does not belong to it
 SAME_LEVEL = 0.5  # of the digit's darkness: pieces whose darkness is less do not belong to it
 MIN_PIECE = 0.05  # of the digit's ink: pieces with less are specks
-GAP = 0.2  # of the digit's longer side: pieces less far apart belong together
-RIVAL = 0.4  # of the digit's ink: what is apart and has more could be a digit as well
+# Of the digit's longer side: pieces less far apart belong together. More in height than in width,
+# where the neighbour of a digit stands.
+GAPS = (0.35, 0.2)
+# Of the digit's ink and darkness: what is apart and has more of both could be a digit as well.
+RIVAL_INK, RIVAL_LEVEL = 0.4, 0.75
 MAX_PIECES = 4  # a digit has at most
 MAX_CLUTTER = 0.1  # of the digit's darkness: the mean of what is between and around its strokes
 # By the number of the picture's sides that a piece touches: how likely it is the digit, compared
@@ -184,7 +187,7 @@ def _pieces(strength: Grey, threshold: float) -> Pieces:
 def _choose(pieces: Pieces) -> tuple[NDArray[np.bool_], list[str], str | None]:
     """Decide which pieces are the digit, (pieces,); say what is left out, or why none is one."""
     main = pieces.main
-    around = _odd(GAP * int(pieces.size[main]))
+    around = tuple(_odd(gap * int(pieces.size[main])) for gap in GAPS)
     groups, _ = ndimage.label(ndimage.maximum_filter(pieces.labels > 0, around), np.ones((3, 3)))
     group = np.zeros(len(pieces.ink), dtype=np.int64)
     group[pieces.labels.ravel()] = groups.ravel()
@@ -193,9 +196,10 @@ def _choose(pieces: Pieces) -> tuple[NDArray[np.bool_], list[str], str | None]:
     faint = big & ~border & (pieces.level < SAME_LEVEL * pieces.level[main])
     apart = big & ~border & ~faint & (group != group[main])
     kept = big & ~border & ~faint & ~apart
-    rivals = int((apart & (pieces.ink > RIVAL * pieces.ink[kept].sum())).sum())
+    rival = apart & (pieces.ink > RIVAL_INK * pieces.ink[kept].sum())
+    rival &= pieces.level > RIVAL_LEVEL * pieces.level[main]
     refusal = None
-    if rivals:
+    if rivals := rival.sum():
         refusal = f"{rivals + 1} things could be the digit; leave one in the picture"
     elif (count := kept.sum()) > MAX_PIECES:
         refusal = f"no digit: what stands out is in {count} pieces"

@@ -14,8 +14,8 @@ const MIN_INK = 0.15;
 const KEPT_LEVEL = 0.3;
 const SAME_LEVEL = 0.5;
 const MIN_PIECE = 0.05;
-const GAP = 0.2;
-const RIVAL = 0.4;
+const GAPS = [0.35, 0.2];
+const [RIVAL_INK, RIVAL_LEVEL] = [0.4, 0.75];
 const MAX_PIECES = 4;
 const MAX_CLUTTER = 0.1;
 const AT_BORDER = [1, 0.1, 0.01, 0.001, 0.001];
@@ -86,11 +86,11 @@ function findDark(light, usual, sigma) {
 /** Removes long thin horizontal lines, but not the strokes that cross them. */
 function removeLines(strength, threshold) {
   const { height, width } = strength;
-  const dark = picture(height, width, Uint8Array.from(strength.data, (v) => v > threshold));
+  const dark = picture(height, width, mask(strength.data, (v) => v > threshold));
   const run = odd(RULING_RUN * width);
   const { labels, boxes } = connected(highest(lowest(highest(dark, 3, 1), 1, run), 1, run).data, height, width);
   const long = Uint8Array.from(boxes, (box) => box.right - box.left > RULING_LENGTH * width);
-  const lines = highest(picture(height, width, Uint8Array.from(labels, (name) => long[name])), 3, 1).data;
+  const lines = highest(picture(height, width, mask(labels, (name) => long[name])), 3, 1).data;
   const tall = odd(Math.max(3, RULING * Math.min(height, width)));
   const thick = highest(lowest(strength, tall, 1), tall, 1).data;
   return picture(height, width, strength.data.map((v, i) => (lines[i] ? thick[i] : v)));
@@ -110,13 +110,13 @@ function separate(strength, lowestThreshold) {
 /** Finds connected dark pieces; entry 0 of each list is the paper's. */
 function piecesOf(strength, threshold) {
   const { data, height, width } = strength;
-  const { labels, boxes } = connected(data.map((v) => v > threshold), height, width);
+  const { labels, boxes } = connected(mask(data, (v) => v > threshold), height, width);
   const [ink, squares] = [new Float64Array(boxes.length), new Float64Array(boxes.length)];
-  labels.forEach((name, i) => {
-    if (!name) return;
-    ink[name] += data[i];
-    squares[name] += data[i] * data[i];
-  });
+  for (let i = 0; i < labels.length; i++) {
+    if (!labels[i]) continue;
+    ink[labels[i]] += data[i];
+    squares[labels[i]] += data[i] * data[i];
+  }
   const level = squares.map((v, n) => v / Math.max(ink[n], 1e-12));
   const sides = boxes.map((b, n) => n && (b.top === 0) + (b.left === 0) + (b.bottom === height) + (b.right === width));
   const score = ink.map((v, n) => v * level[n] * AT_BORDER[sides[n]]);
@@ -126,11 +126,13 @@ function piecesOf(strength, threshold) {
 
 /** Decides which pieces are the digit; says what is left out, or why none is one. */
 function choosePieces({ labels, height, width, ink, level, size, sides, main }) {
-  const around = odd(GAP * size[main]);
-  const near = highest(picture(height, width, Uint8Array.from(labels, (name) => name > 0)), around, around);
+  const near = highest(
+    picture(height, width, mask(labels, (name) => name)),
+    ...GAPS.map((gap) => odd(gap * size[main])),
+  );
   const groups = connected(near.data, height, width).labels;
   const group = [];
-  labels.forEach((name, i) => (group[name] = groups[i]));
+  for (let i = 0; i < labels.length; i++) if (labels[i]) group[labels[i]] = groups[i];
   const whys = Array.from(ink, (v, n) => {
     if (v < MIN_PIECE * ink[main]) return "speck";
     if (sides[n] && !sides[main]) return "at the border";
@@ -138,7 +140,8 @@ function choosePieces({ labels, height, width, ink, level, size, sides, main }) 
     return group[n] === group[main] ? "" : "apart";
   });
   const total = sum(ink.filter((_, n) => !whys[n]));
-  const rivals = whys.filter((why, n) => why === "apart" && ink[n] > RIVAL * total).length;
+  const rival = (n) => ink[n] > RIVAL_INK * total && level[n] > RIVAL_LEVEL * level[main];
+  const rivals = whys.filter((why, n) => why === "apart" && rival(n)).length;
   const count = whys.filter((why) => !why).length;
   let refusal = null;
   if (rivals) refusal = `${rivals + 1} things could be the digit; leave one in the picture`;
@@ -243,12 +246,12 @@ function highest(from, rows, columns, sign = 1) {
 const lowest = (from, rows, columns) => highest(from, rows, columns, -1);
 
 /** Numbers connected pieces (8 neighbours) from 1; returns each pixel's number and each piece's box. */
-function connected(mask, height, width) {
-  const labels = new Int32Array(mask.length);
+function connected(dark, height, width) {
+  const labels = new Int32Array(dark.length);
   const boxes = [{ top: 1, bottom: 1, left: 1, right: 1 }];
   const open = [];
-  for (let start = 0; start < mask.length; start++) {
-    if (!mask[start] || labels[start]) continue;
+  for (let start = 0; start < dark.length; start++) {
+    if (!dark[start] || labels[start]) continue;
     const name = boxes.length;
     const box = { top: height, bottom: 0, left: width, right: 0 };
     labels[start] = name;
@@ -264,7 +267,7 @@ function connected(mask, height, width) {
       for (let i = Math.max(0, y - 1); i <= Math.min(height - 1, y + 1); i++) {
         for (let j = Math.max(0, x - 1); j <= Math.min(width - 1, x + 1); j++) {
           const next = i * width + j;
-          if (mask[next] && !labels[next]) {
+          if (dark[next] && !labels[next]) {
             labels[next] = name;
             open.push(next);
           }
@@ -279,6 +282,13 @@ function connected(mask, height, width) {
 function transpose({ data, height, width }) {
   const out = picture(width, height);
   for (let y = 0; y < height; y++) for (let x = 0; x < width; x++) out.data[x * height + y] = data[y * width + x];
+  return out;
+}
+
+/** Ones where a test of the value holds, else zeros. */
+function mask(values, test) {
+  const out = new Uint8Array(values.length);
+  for (let i = 0; i < values.length; i++) out[i] = test(values[i]) ? 1 : 0;
   return out;
 }
 
