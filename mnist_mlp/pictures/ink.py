@@ -124,12 +124,17 @@ def _find_dark(light: Grey, usual: Grey, noise: float) -> Found | None:
     if unruled.max() < weakest:  # the digit itself is a line
         unruled = strength
     pieces = _separate(unruled, threshold)
-    kept, left_out, refusal = _choose(pieces)
-    if (strength - unruled).sum() > MIN_PIECE * pieces.ink[pieces.main]:
+    kept, border, left_out, refusal = _choose(pieces)
+    vanished = (strength > threshold) & (unruled <= threshold)
+    if vanished.sum() > RULING_LENGTH * shorter:
         left_out.insert(0, "ruled lines")
     chosen = kept[pieces.labels]
     keep = ndimage.maximum_filter(chosen, 2 * round(shorter / DENOISED_SIDE) + 3)
-    if not refusal and _clutter(unruled, chosen) > MAX_CLUTTER * pieces.level[pieces.main]:
+    if (
+        not refusal
+        and _clutter(unruled, chosen, border[pieces.labels])
+        > MAX_CLUTTER * pieces.level[pieces.main]
+    ):
         refusal = "no digit on plain paper: there is as much around the strokes"
     inside = unruled[keep]
     full = np.median(inside[inside > inside.max() / 2])
@@ -184,8 +189,13 @@ def _pieces(strength: Grey, threshold: float) -> Pieces:
     return Pieces(labels, ink, level, np.maximum(bottom - top, right - left), sides, score)
 
 
-def _choose(pieces: Pieces) -> tuple[NDArray[np.bool_], list[str], str | None]:
-    """Decide which pieces are the digit, (pieces,); say what is left out, or why none is one."""
+def _choose(
+    pieces: Pieces,
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], list[str], str | None]:
+    """Decide which pieces are the digit and which neighbours at the border, (pieces,) each.
+
+    Say what is left out, and why none is a digit.
+    """
     main = pieces.main
     around = tuple(_odd(gap * int(pieces.size[main])) for gap in GAPS)
     groups, _ = ndimage.label(ndimage.maximum_filter(pieces.labels > 0, around), np.ones((3, 3)))
@@ -205,16 +215,16 @@ def _choose(pieces: Pieces) -> tuple[NDArray[np.bool_], list[str], str | None]:
         refusal = f"no digit: what stands out is in {count} pieces"
     reasons = {"at the border": border, "fainter": faint, "apart": apart}
     left_out = [f"{which.sum()} {reason}" for reason, which in reasons.items() if which.any()]
-    return kept, left_out, refusal
+    return kept, border, left_out, refusal
 
 
-def _clutter(strength: Grey, chosen: NDArray[np.bool_]) -> float:
-    """The mean strength of what is not chosen, in a box around what is."""
+def _clutter(strength: Grey, chosen: NDArray[np.bool_], border: NDArray[np.bool_]) -> float:
+    """The mean strength of all else in a box around what is chosen."""
     rows, columns = np.flatnonzero(chosen.any(axis=1)), np.flatnonzero(chosen.any(axis=0))
     size = max(np.ptp(rows), np.ptp(columns)) + 1
     margin = size // 5
     box = tuple(slice(max(0, x[0] - margin), x[-1] + 1 + margin) for x in (rows, columns))
-    near = ndimage.maximum_filter(chosen, 2 * (size // 20) + 3)
+    near = ndimage.maximum_filter(chosen | border, 2 * (size // 20) + 3)
     around = strength[box][~near[box]]
     return float(around.mean()) if around.size else 0.0
 

@@ -56,12 +56,14 @@ function findDark(light, usual, sigma) {
   if (largest(unruled.data) < weakest) unruled = strength;
   const pieces = separate(unruled, threshold);
   const { main } = pieces;
-  const { kept, leftOut, refusal } = choosePieces(pieces);
-  if (sum(strength.data) - sum(unruled.data) > MIN_PIECE * pieces.ink[main]) leftOut.unshift("ruled lines");
+  const { kept, border, leftOut, refusal } = choosePieces(pieces);
+  const vanished = strength.data.reduce((n, v, i) => n + (v > threshold && unruled.data[i] <= threshold), 0);
+  if (vanished > RULING_LENGTH * shorter) leftOut.unshift("ruled lines");
   const chosen = picture(height, width, Uint8Array.from(pieces.labels, (label) => kept[label]));
   const around = 2 * roundHalfEven(shorter / DENOISED_SIDE) + 3;
   const keep = highest(chosen, around, around).data;
-  const cluttered = clutter(unruled, chosen) > MAX_CLUTTER * pieces.level[main];
+  const known = picture(height, width, mask(pieces.labels, (name) => kept[name] || border[name]));
+  const cluttered = clutter(unruled, chosen, known) > MAX_CLUTTER * pieces.level[main];
   const inside = unruled.data.filter((_, i) => keep[i]);
   const most = largest(inside);
   const full = median(inside.filter((v) => v > most / 2));
@@ -150,16 +152,21 @@ function choosePieces({ labels, height, width, ink, level, size, sides, main }) 
     .map((reason) => [whys.filter((why) => why === reason).length, reason])
     .filter(([n]) => n)
     .map((entry) => entry.join(" "));
-  return { kept: whys.map((why) => !why), leftOut, refusal };
+  return {
+    kept: whys.map((why) => !why),
+    border: whys.map((why) => why === "at the border"),
+    leftOut,
+    refusal,
+  };
 }
 
-/** The mean strength of what is not chosen, in a box around what is. */
-function clutter(strength, chosen) {
+/** The mean strength of what is not `known`, in a box around what is chosen. */
+function clutter(strength, chosen, known) {
   const { top, bottom, left, right } = inkBox(chosen);
   const size = Math.max(bottom - top, right - left);
   const margin = Math.floor(size / 5);
   const around = 2 * Math.floor(size / 20) + 3;
-  const near = highest(chosen, around, around).data;
+  const near = highest(known, around, around).data;
   let [total, count] = [0, 0];
   for (let y = Math.max(0, top - margin); y < Math.min(strength.height, bottom + margin); y++) {
     for (let x = Math.max(0, left - margin); x < Math.min(strength.width, right + margin); x++) {
