@@ -16,7 +16,9 @@ Grey = NDArray[np.float64]
 Invert = Literal["auto", "yes", "no"]
 """yes: dark ink on light paper; no: light ink on dark paper; auto: detect which."""
 
-MIN_CONTRAST = 0.08  # of the range from the paper to pure black or white: the weakest ink
+# The first, MIN_INK and STRONG are not round: no ratio of bytes equals them, so that rounding, which
+# differs in the browser, decides nothing.
+MIN_CONTRAST = 0.081  # of the range from the paper to pure black or white: the weakest ink
 MIN_RANGE = 0.25  # of the range from black to white: lower bound on the range above
 PAPER_WINDOW = 0.4  # of the shorter side: what is dark and narrower than this is not paper
 USUAL_SIDE = 16  # pixels of the longer side at which the usual brightness is measured
@@ -25,7 +27,8 @@ DENOISED_SIDE = 400  # pixels of the shorter side for each pixel that smoothing 
 RULED_SIDE = 100  # pixels: a picture with a shorter side has no ruled lines
 RULING = 0.025  # of the shorter side: a line is thinner
 RULING_RUN, RULING_LENGTH = 1 / 12, 0.6  # of the width: its straight pieces and its whole, at least
-MIN_INK = 0.15  # of full ink: pixels with less are paper
+MIN_INK = 0.151  # of full ink: pixels with less are paper
+STRONG = 0.503  # of the strongest ink: the median of what has more is full ink
 KEPT_LEVEL = 0.3  # of the digit's darkness: what is fainter does not belong to it
 SAME_LEVEL = 0.5  # of the digit's darkness: pieces whose darkness is less do not belong to it
 MIN_PIECE = 0.05  # of the digit's ink: pieces with less are specks
@@ -137,7 +140,7 @@ def _find_dark(light: Grey, usual: Grey, noise: float) -> Found | None:
     ):
         refusal = "no digit on plain paper: there is as much around the strokes"
     inside = unruled[keep]
-    full = np.median(inside[inside > inside.max() / 2])
+    full = np.median(inside[inside > STRONG * inside.max()])
     floor = min(3 * noise, full / 4)
     ink = np.clip((unruled - floor) / (full - floor), 0, 1)
     ink[~keep | (ink <= MIN_INK)] = 0

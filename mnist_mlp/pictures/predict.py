@@ -23,7 +23,7 @@ from mnist_mlp.steps.data import to_images
 from mnist_mlp.steps.loss import softmax
 
 TURN = 10  # degrees
-SURE = 0.8  # the mean probability over an image's variants, from which on an answer is sure
+SURE = 0.9  # the mean probability over an image's variants, from which on an answer is sure
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 // Finds the ink of one digit in a picture, by the same steps and constants as
 // mnist_mlp/pictures/ink.py, which explains them.
 
-const MIN_CONTRAST = 0.08;
+const MIN_CONTRAST = 0.081;
 const MIN_RANGE = 0.25;
 const PAPER_WINDOW = 0.4;
 const USUAL_SIDE = 16;
@@ -10,7 +10,8 @@ const DENOISED_SIDE = 400;
 const RULED_SIDE = 100;
 const RULING = 0.025;
 const [RULING_RUN, RULING_LENGTH] = [1 / 12, 0.6];
-const MIN_INK = 0.15;
+const MIN_INK = 0.151;
+const STRONG = 0.503;
 const KEPT_LEVEL = 0.3;
 const SAME_LEVEL = 0.5;
 const MIN_PIECE = 0.05;
@@ -66,7 +67,7 @@ function findDark(light, usual, sigma) {
   const cluttered = clutter(unruled, chosen, known) > MAX_CLUTTER * pieces.level[main];
   const inside = unruled.data.filter((_, i) => keep[i]);
   const most = largest(inside);
-  const full = median(inside.filter((v) => v > most / 2));
+  const full = median(inside.filter((v) => v > STRONG * most));
   const floor = Math.min(3 * noise, full / 4);
   const ink = unruled.data.map((v, i) => {
     const amount = Math.min(1, Math.max(0, (v - floor) / (full - floor)));
