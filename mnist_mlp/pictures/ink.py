@@ -1,6 +1,6 @@
 """Find the ink of one digit in a greyscale picture, as a document scanner would.
 
-The explorer page repeats each step in preprocess.js, to the same results.
+The explorer page repeats each step in ink.js, to the same results.
 """
 
 from dataclasses import dataclass
@@ -85,15 +85,11 @@ def find_ink(grey: Grey, invert: Invert = "auto") -> Found:
     # A normal distribution's quartile of absolute values is 0.32 sigma.
     noise = _quartile(detail) / 0.32 / (2 * reach + 1)
     usual = _usual(grey)
-    found = []
-    if invert != "no":
-        found.append(_find_dark(smooth, usual, noise))
-    if invert != "yes":
-        found.append(_find_dark(1 - smooth, 1 - usual, noise))
-    inks = [one for one in found if one]
-    if not inks:
+    dark = _find_dark(smooth, usual, noise) if invert != "no" else None
+    light = _find_dark(1 - smooth, 1 - usual, noise) if invert != "yes" else None
+    if not (dark or light):
         raise ImageError("blank: no ink stands out from its background")
-    return max(inks, key=lambda one: one.score)
+    return max(filter(None, (dark, light)), key=lambda found: found.score)
 
 
 def shrink(grey: Grey, factor: int) -> Grey:
@@ -133,11 +129,8 @@ def _find_dark(light: Grey, usual: Grey, noise: float) -> Found | None:
         left_out.insert(0, "ruled lines")
     chosen = kept[pieces.labels]
     keep = ndimage.maximum_filter(chosen, 2 * round(shorter / DENOISED_SIDE) + 3)
-    if (
-        not refusal
-        and _clutter(unruled, chosen, border[pieces.labels])
-        > MAX_CLUTTER * pieces.level[pieces.main]
-    ):
+    clutter = _clutter(unruled, chosen, border[pieces.labels]) / pieces.level[pieces.main]
+    if not refusal and clutter > MAX_CLUTTER:
         refusal = "no digit on plain paper: there is as much around the strokes"
     inside = unruled[keep]
     full = np.median(inside[inside > STRONG * inside.max()])

@@ -24,8 +24,11 @@ const AT_BORDER_MILD = [1, 0.3, 0.1, 0.1, 0.1];
 
 const picture = (height, width, data = new Float64Array(height * width)) => ({ data, height, width });
 
-/** Returns {ink, leftOut, refusal}, or null if nothing differs enough from the paper. */
-function findInk(grey) {
+/**
+ * Returns {ink, leftOut, refusal}, or null if nothing differs enough from the paper. On the drawing
+ * pad, ink is dark; in a photo it may be lighter than its background.
+ */
+function findInk(grey, onlyDark) {
   const reach = roundHalfEven(Math.min(grey.height, grey.width) / DENOISED_SIDE);
   const smooth = blur(grey, reach);
   const detail = blur(grey, 1).data.map((v, i) => Math.abs(grey.data[i] - v));
@@ -33,6 +36,7 @@ function findInk(grey) {
   const usual = usualLight(grey);
   const inverted = (from) => ({ ...from, data: from.data.map((v) => 1 - v) });
   const dark = findDark(smooth, usual, noise);
+  if (onlyDark) return dark;
   const light = findDark(inverted(smooth), inverted(usual), noise);
   return light && !(dark?.score >= light.score) ? light : dark;
 }
@@ -232,18 +236,20 @@ function highest(from, rows, columns, sign = 1) {
     if (size === 1) continue;
     const [before, after] = [data, new data.constructor(data.length)];
     const reach = size >> 1;
-    const waiting = new Int32Array(count); // places whose values fall from first to last
+    // Places in the line, and their values, which fall from first to last.
+    const [places, values] = [new Int32Array(count), new Float64Array(count)];
     for (let start = 0; start < lines * jump; start += jump) {
       let [first, last] = [0, -1];
       for (let i = 0; i < count + reach; i++) {
         if (i < count) {
           const v = sign * before[start + i * step];
-          while (last >= first && sign * before[start + waiting[last] * step] <= v) last--;
-          waiting[++last] = i;
+          while (last >= first && values[last] <= v) last--;
+          places[++last] = i;
+          values[last] = v;
         }
         if (i < reach) continue;
-        while (waiting[first] < i - 2 * reach) first++;
-        after[start + (i - reach) * step] = before[start + waiting[first] * step];
+        if (places[first] < i - 2 * reach) first++;
+        after[start + (i - reach) * step] = sign * values[first];
       }
     }
     data = after;

@@ -14,8 +14,8 @@ const [MAX_STROKE, MAX_LENGTH] = [7.5, 66];
  * Returns the ink, its bounding box, the 28×28 bytes, what was left out, and why nothing looks like
  * one digit, if so; null if there is no ink.
  */
-function prepare(grey, centred = true) {
-  const found = findInk(grey);
+function prepare(grey, centred = true, onlyDark = false) {
+  const found = findInk(grey, onlyDark);
   if (!found) return null;
   const { ink, leftOut } = found;
   const box = inkBox(ink);
