@@ -8,17 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
+from scipy import ndimage
 from torch import nn
 
 from mnist_mlp.errors import ImageError
 from mnist_mlp.files import write_atomically
 from mnist_mlp.notebook_html import NotebookHtml
-from mnist_mlp.pictures.preprocess import Invert, Pixels, prepare
+from mnist_mlp.pictures.ink import Invert
+from mnist_mlp.pictures.preprocess import Pixels, examine
 from mnist_mlp.pictures.read import SUFFIXES, read_grey
 from mnist_mlp.steps.data import to_images
 from mnist_mlp.steps.loss import softmax
+
+TURN = 10  # degrees
+SURE = 0.9  # the mean probability over an image's variants, from which on an answer is sure
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,8 @@ class Prediction(NotebookHtml):
     file: Path
     pixels: Pixels  # (28, 28), the network's input
     probabilities: list[float]  # of the ten digits
+    sure: bool  # whether it reads the picture moved and turned a little in the same way
+    left_out: list[str]  # what else is in the picture
 
     @property
     def digit(self) -> int:
@@ -45,34 +53,58 @@ class Prediction(NotebookHtml):
             "file": str(self.file),
             "digit": self.digit,
             "confidence": self.confidence,
+            "sure": self.sure,
             "probabilities": self.probabilities,
         }
 
 
-def predict_file(model: nn.Module, path: str | Path, invert: Invert = "auto") -> Prediction:
+def predict_file(
+    model: nn.Module, path: str | Path, invert: Invert = "auto", steps: Path | None = None
+) -> Prediction:
     """Read a picture, preprocess it and classify it with a network on the CPU.
 
+    With `steps`, what each step made of the picture is saved in that folder, one PNG file a step.
+
     Raises:
-        ImageError: The file cannot be read, or contains no ink.
+        ImageError: The file cannot be read, or nothing in it looks like one digit.
     """
     path = Path(path)
     try:
-        pixels = prepare(read_grey(path), invert)
+        prepared = examine(read_grey(path), invert)
+        if steps:
+            for number, (name, picture) in enumerate(prepared.steps.items(), 1):
+                grey = np.rint(255 * np.clip(picture, 0, 1)).astype(np.uint8)
+                _save(grey, steps, f"{path.stem}-{number}-{name}")
+        if prepared.refusal:
+            raise ImageError(prepared.refusal)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from None
-    image = to_images(torch.from_numpy(pixels).view(1, -1))  # (1, 784)
+    images = to_images(torch.from_numpy(variants(prepared.pixels)).flatten(1))  # (N, 784)
     with torch.no_grad():
-        return Prediction(path, pixels, softmax(model(image))[0].tolist())
+        probabilities = softmax(model(images))  # (N, 10)
+    digit = probabilities[0].argmax()
+    sure = bool(probabilities[:, digit].mean() > SURE)
+    return Prediction(path, prepared.pixels, probabilities[0].tolist(), sure, prepared.left_out)
+
+
+def variants(pixels: Pixels) -> Pixels:
+    """The image itself, then moved by a pixel and turned a little: (N, 28, 28)."""
+    moved = [np.roll(pixels, by, axis) for axis in (0, 1) for by in (-1, 1)]
+    turned = [ndimage.rotate(pixels, angle, reshape=False, order=1) for angle in (-TURN, TURN)]
+    return np.stack([pixels, *moved, *turned])
 
 
 def save_seen(prediction: Prediction, folder: Path) -> Path:
     """Write a prediction's 28×28 pixels to a new PNG file in a folder, named after the picture."""
+    return _save(prediction.pixels, folder, prediction.file.stem)
+
+
+def _save(grey: Pixels, folder: Path, stem: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    stem = prediction.file.stem
     names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
     path = next(p for name in names if not (p := folder / f"{name}.png").exists())
     content = io.BytesIO()
-    Image.fromarray(prediction.pixels).save(content, "PNG")
+    Image.fromarray(grey).save(content, "PNG")
     write_atomically(path, content.getvalue())
     return path
 

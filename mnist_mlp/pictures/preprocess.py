@@ -7,7 +7,7 @@ repeats all steps in preprocess.js, which tests hold to the same results within 
 """
 
 import math
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,21 +16,25 @@ from scipy import ndimage
 
 from mnist_mlp.constants import SIDE
 from mnist_mlp.errors import ImageError
+from mnist_mlp.pictures.ink import Grey, Invert, find_ink
 
-Grey = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
-Invert = Literal["auto", "yes", "no"]
-"""yes: dark ink on light paper; no: light ink on dark paper; auto: detect which."""
 
 BOX_SIDE = 20  # pixels of the digit's longer side
-BORDER = 0.04  # of the shorter side: width of the border that is taken for paper
-MIN_CONTRAST = 0.08  # of the range from the paper to pure black or white: the weakest ink
-MIN_RANGE = 0.25  # of the range from black to white: lower bound on the range above
-INK_THRESHOLD = 0.15  # of full ink: pixels with less are paper
-MIN_COMPONENT = 0.05  # of the largest connected component's ink: components with less are dropped
 FINE_SIDE = 4 * BOX_SIDE  # pixels of the longer side at which stroke width is measured
 # Strokes thinner than the first get the second width, in pixels of the box. MNIST's are 1.5 to 5.
 MIN_STROKE, THICKENED_STROKE = 1.5, 2.5
+MAX_STROKE, MAX_LENGTH = 7.5, 66  # pixels of the box: what has more is not a digit
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A picture made ready for the network, and how."""
+
+    pixels: Pixels  # (28, 28), bright ink on black, as MNIST stores it
+    refusal: str | None  # why nothing in the picture looks like one digit
+    left_out: list[str]  # what else is in the picture
+    steps: dict[str, Grey]  # what each step made of it, from 0 to 1
 
 
 def prepare(grey: Grey, invert: Invert = "auto") -> Pixels:
@@ -39,66 +43,25 @@ def prepare(grey: Grey, invert: Invert = "auto") -> Pixels:
     Returns it as MNIST stores it: (28, 28), bright ink on black.
 
     Raises:
-        ImageError: The picture contains no ink.
+        ImageError: Nothing in the picture looks like one digit.
     """
-    return centre(scale(thicken(_crop(find_ink(grey, invert)))))
+    prepared = examine(grey, invert)
+    if prepared.refusal:
+        raise ImageError(prepared.refusal)
+    return prepared.pixels
 
 
-def shrink(grey: Grey, factor: int) -> Grey:
-    """Average blocks of factor × factor pixels in (..., H, W); blocks at the end may be smaller."""
-    for axis in (-2, -1):
-        starts = np.arange(0, grey.shape[axis], factor)
-        counts = np.diff(starts, append=grey.shape[axis])
-        grey = np.add.reduceat(grey, starts, axis) / (counts if axis == -1 else counts[:, None])
-    return grey
-
-
-def find_ink(grey: Grey, invert: Invert = "auto") -> Grey:
-    """Separate ink from paper: (H, W), 0 for paper to 1 for full ink.
-
-    Raises:
-        ImageError: Nothing differs enough from the paper.
-    """
-    paper, noise = _fit_paper(grey)
-    difference = grey - paper
-    lighter = (difference**3).sum() > 0 if invert == "auto" else invert == "no"
-    # Weak light dims paper and ink alike, so ink is measured relative to the range between the
-    # paper and pure white or black.
-    full_range = np.maximum(MIN_RANGE, 1 - paper if lighter else paper)
-    strength = (difference if lighter else -difference) / full_range
-    noise /= full_range.mean()
-    strongest = strength.max()
-    if strongest < max(MIN_CONTRAST, 6 * noise):
-        raise ImageError("blank: no ink stands out from its background")
-    full = np.median(strength[strength > strongest / 2])
-    floor = min(3 * noise, full / 4)
-    ink = np.clip((strength - floor) / (full - floor), 0, 1)
-    components, _ = ndimage.label(ink > INK_THRESHOLD, structure=np.ones((3, 3)))
-    amounts = np.bincount(components.ravel(), weights=ink.ravel())
-    amounts[0] = 0  # the paper
-    kept: Grey = np.where((amounts >= MIN_COMPONENT * amounts.max())[components], ink, 0)
-    return kept
-
-
-def _fit_paper(grey: Grey) -> tuple[Grey, float]:
-    """Estimate the paper's brightness under uneven light (H, W), and its noise (one sigma).
-
-    A quadratic surface is fitted to the border, without outliers such as ink that reaches it.
-    """
-    y, x = np.meshgrid(*(np.linspace(-1, 1, length) for length in grey.shape), indexing="ij")
-    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)  # (H, W, 6)
-    width = max(1, round(BORDER * min(grey.shape)))
-    border = np.ones(grey.shape, dtype=bool)
-    border[width:-width, width:-width] = False
-    border_terms, brightness = terms[border], grey[border]  # (pixels, 6), (pixels,)
-    inliers = np.ones(len(brightness), dtype=bool)
-    for _ in range(8):
-        coefficients = np.linalg.lstsq(border_terms[inliers], brightness[inliers])[0]
-        residuals = np.abs(brightness - border_terms @ coefficients)
-        noise = 1.4826 * float(np.median(residuals))  # sigma of a normal distribution
-        inliers = residuals <= max(2.5 * noise, 1 / 255)
-    paper: Grey = terms @ coefficients
-    return paper, noise
+def examine(grey: Grey, invert: Invert = "auto") -> Prepared:
+    """Do as `prepare`, and keep what each step made; only a blank picture raises `ImageError`."""
+    found = find_ink(grey, invert)
+    cropped = _crop(found.ink)
+    width, length = measure(scale(cropped, FINE_SIDE))
+    refusal = found.refusal
+    if not refusal and (width > MAX_STROKE or length > MAX_LENGTH):
+        refusal = "no digit: what stands out is not a few strokes"
+    pixels = centre(scale(thicken(cropped)))
+    steps = {"grey": grey} | found.steps | {"input": pixels / 255}
+    return Prepared(pixels, refusal, found.left_out, steps)
 
 
 def _crop(ink: Grey) -> Grey:
@@ -108,12 +71,19 @@ def _crop(ink: Grey) -> Grey:
     return cropped
 
 
-def thicken(ink: Grey) -> Grey:
-    """Thicken strokes that are thinner than MNIST's; return other ink unchanged."""
-    fine = np.pad(scale(ink, FINE_SIDE), FINE_SIDE // BOX_SIDE)
+def measure(fine: Grey) -> tuple[float, float]:
+    """The strokes' width and length, in pixels of the box, of ink scaled to `FINE_SIDE`."""
+    fine = np.pad(fine, FINE_SIDE // BOX_SIDE)
     # A stroke's area is length × width. Its two edges add twice its length to this sum.
     edges = np.hypot(*np.gradient(fine)).sum()
-    width = 2 * fine.sum() / edges * BOX_SIDE / FINE_SIDE
+    unit = FINE_SIDE / BOX_SIDE
+    return 2 * fine.sum() / edges / unit, edges / 2 / unit
+
+
+def thicken(ink: Grey) -> Grey:
+    """Thicken strokes that are thinner than MNIST's; return other ink unchanged."""
+    fine = scale(ink, FINE_SIDE)
+    width, _ = measure(fine)
     if width >= MIN_STROKE:
         return ink
     radius = (THICKENED_STROKE - width) / 2 * FINE_SIDE / BOX_SIDE

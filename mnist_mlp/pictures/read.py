@@ -7,7 +7,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from mnist_mlp.errors import ImageError
-from mnist_mlp.pictures.preprocess import Grey, shrink
+from mnist_mlp.pictures.ink import Grey, shrink
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
@@ -61,7 +61,9 @@ def _check(image: ImageFile.ImageFile) -> None:
 def _read(image: ImageFile.ImageFile) -> Grey:
     orientation = image.getexif().get(ExifTags.Base.Orientation)
     if image.width * image.height > REDUCED_JPEG_PIXELS:
-        image.draft(image.mode, (2 * WORKING_SIDE, 2 * WORKING_SIDE))  # affects JPEG only
+        times = 2 * WORKING_SIDE / max(image.size)
+        size = (int(image.width * times), int(image.height * times))
+        image.draft(image.mode, size)  # affects JPEG only; it stays at least this large
     image.load()
     factor = -(-max(image.size) // WORKING_SIDE)
     rows = factor * max(1, STRIP_PIXELS // (factor * image.width))

@@ -283,11 +283,14 @@ def show_prediction(
     console: Console, prediction: "Prediction", label: int | None, width: int, whole: bool
 ) -> None:
     """Print a line for a picture; if `whole`, also the network's input and its probabilities."""
-    verdict = "" if label in (None, prediction.digit) else f"  labelled {label}"
+    verdict = "" if prediction.sure else "  unsure"
+    verdict += "" if label in (None, prediction.digit) else f"  labelled {label}"
     console.print(
         f"{prediction.file!s:{width}}  {prediction.digit}  {prediction.confidence:7.2%}{verdict}"
     )
     if whole:
+        if prediction.left_out:
+            console.print(f"left out: {', '.join(prediction.left_out)}")
         _show_pixels(console, (prediction.pixels / 255).tolist())
         for digit, p in enumerate(prediction.probabilities):
             console.print(f"{digit}  {p:7.2%}  {bar(p)}".rstrip())

@@ -6,6 +6,7 @@ No page may request anything besides its own file or write to the console.
 import ast
 import base64
 import copy
+import io
 import json
 import os
 import re
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
+from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from mnist_mlp import load_config
@@ -26,6 +28,8 @@ from mnist_mlp.errors import UsageError
 from mnist_mlp.export.page import MAX_BYTES, export_html
 from mnist_mlp.export.weights import export_safetensors
 from mnist_mlp.lesson.trace import Trace, trace_image
+from mnist_mlp.pictures.preprocess import examine
+from mnist_mlp.pictures.read import read_grey
 from mnist_mlp.runs.checkpoint import Checkpoint, weights_sha256
 from mnist_mlp.steps.data import Dataset
 from mnist_mlp.steps.model import build_mlp
@@ -464,18 +468,23 @@ def test_the_lines_for_a_drawing(
 
 def test_pictures_are_read_as_predict_reads_them(page: Page) -> None:
     apart = {}
+    left_out = {}
     for name, expected in EXPECTED.items():
         content = base64.b64encode((SAMPLES / name).read_bytes()).decode()
         seen = page.evaluate(
             """async (content) => {
               const bytes = Uint8Array.from(atob(content), (c) => c.charCodeAt(0));
               const grey = await explorer.readGrey(new Blob([bytes], { type: "image/png" }));
-              return Array.from(explorer.prepare(grey).pixels);
+              const { pixels, leftOut, refusal } = explorer.prepare(grey);
+              return [Array.from(pixels), leftOut, refusal];
             }""",
             content,
         )
-        apart[name] = int(np.abs(np.array(seen) - expected).max())
-    assert len(apart) >= 8
+        apart[name] = int(np.abs(np.array(seen[0]) - expected).max())
+        there = examine(read_grey(SAMPLES / name))
+        left_out[name] = seen[1:] == [there.left_out, there.refusal]
+    assert len(apart) >= 32
+    assert all(left_out.values()), left_out
     assert max(apart.values()) <= 1, apart
 
 
@@ -519,6 +528,19 @@ def test_a_photo(page: Page) -> None:
     expect(page.locator("#now-text")).to_have_text(re.compile("your drawing"))
     pixels = page.evaluate("Array.from(explorer.state.pixels)")
     assert np.abs(np.array(pixels) - EXPECTED["5_large.png"]).max() <= 1
+    before = page.evaluate("Array.from(explorer.state.pixels)")
+    page.set_input_files("#photo", SAMPLES / "0_ruled_1.png")
+    expect(page.locator("#pad-status")).to_have_text("Left out: ruled lines.")
+    assert page.evaluate("Array.from(explorer.state.pixels)") != before
+    seven = np.asarray(Image.open(SAMPLES / "7_plain.png"))
+    two = io.BytesIO()
+    Image.fromarray(np.hstack([seven, seven])).save(two, "PNG")
+    before = page.evaluate("Array.from(explorer.state.pixels)")
+    page.set_input_files(
+        "#photo", {"name": "two.png", "mimeType": "image/png", "buffer": two.getvalue()}
+    )
+    expect(page.locator("#pad-status")).to_have_text(re.compile("2 things could be the digit"))
+    assert page.evaluate("Array.from(explorer.state.pixels)") == before
     page.set_input_files("#photo", {"name": "x.png", "mimeType": "image/png", "buffer": b"no"})
     expect(page.locator("#pad-status")).to_have_text(re.compile("cannot read"))
 

@@ -30,6 +30,7 @@ def test_many_files_and_folders(run: Run, tmp_path: Path) -> None:
     assert [Path(row["file"]).name for row in rows] == [*EXPECTED, "4_bad.png", "gone.png"]
     for row in rows[: len(EXPECTED)]:
         assert sum(row["probabilities"]) == pytest.approx(1)
+        assert isinstance(row["sure"], bool)
         assert row["confidence"] == max(row["probabilities"]) == row["probabilities"][row["digit"]]
     assert all(set(row) == {"file", "error"} for row in rows[-2:])
     assert outcome.err.splitlines() == [
@@ -49,6 +50,49 @@ def test_show_and_save_what_was_seen(run: Run, tmp_path: Path) -> None:
     for name in ("7_plain.png", "7_plain-2.png"):
         saved = np.asarray(Image.open(tmp_path / "seen" / name))
         assert saved.ravel().tolist() == EXPECTED["7_plain.png"]
+
+
+@pytest.mark.usefixtures("digits_run")
+def test_every_step_is_saved_also_of_a_refused_picture(run: Run, tmp_path: Path) -> None:
+    ruled = SAMPLES / "0_ruled_1.png"
+    seven = Image.open(SAMPLES / "7_plain.png")
+    two = Image.new("L", (2 * seven.width, seven.height))
+    for left in (0, seven.width):
+        two.paste(seven, (left, 0))
+    two.save(tmp_path / "7_two.png")
+    outcome = run("predict", ruled, "7_two.png", "--show", "--save-steps", "steps")
+    assert outcome.code == 3
+    assert "left out: ruled lines" in outcome.out
+    assert "7_two.png: 2 things could be the digit" in outcome.err
+    names = ["grey", "paper", "darkness", "unruled", "pieces", "ink", "input"]
+    for stem in ("0_ruled_1", "7_two"):
+        saved = [tmp_path / "steps" / f"{stem}-{n}-{name}.png" for n, name in enumerate(names, 1)]
+        assert all(path.is_file() for path in saved)
+    last = np.asarray(Image.open(tmp_path / "steps" / "0_ruled_1-7-input.png"))
+    assert last.ravel().tolist() == EXPECTED["0_ruled_1.png"]
+    assert len(list((tmp_path / "steps").iterdir())) == 14
+
+
+class Fixed(torch.nn.Module):
+    """Answers 3 with a probability of 0.9 for an image, of the second for each change of it."""
+
+    def __init__(self, changed: float) -> None:
+        super().__init__()
+        self.changed = changed
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        p = torch.full((len(images), 10), self.changed)
+        p[0] = 0.9
+        others = ((1 - p) / 9).log()
+        others[:, 3] = p[:, 3].log()
+        return others
+
+
+@pytest.mark.parametrize(("changed", "sure"), [(0.95, True), (0.5, False)])
+def test_an_answer_that_small_changes_upset_is_unsure(changed: float, sure: bool) -> None:
+    prediction = predict_file(Fixed(changed), SAMPLES / "7_plain.png")
+    assert prediction.digit == 3
+    assert prediction.sure is sure
 
 
 @pytest.mark.usefixtures("digits_run")

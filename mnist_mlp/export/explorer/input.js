@@ -21,9 +21,11 @@ function inputPanel() {
   const read = () => {
     read.waiting = null;
     const grey = source.photo ?? luminance(context.getImageData(0, 0, PAD, PAD));
-    const prepared = prepare(grey, byId("centring").checked);
-    byId("pad-status").textContent = prepared ? "" : "No ink found. Draw something, or choose another picture.";
-    if (!prepared) return;
+    const prepared = prepare(grey, byId("centring").checked, !source.photo);
+    byId("pad-status").textContent = !prepared
+      ? "No ink found. Draw something, or choose another picture."
+      : (prepared.refusal ?? (prepared.leftOut.length ? `Left out: ${prepared.leftOut.join(", ")}.` : ""));
+    if (!prepared || (prepared.refusal && source.photo)) return;
     source.prepared = prepared;
     showDrawing(prepared.pixels);
   };

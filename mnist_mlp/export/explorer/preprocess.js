@@ -5,24 +5,26 @@
 const WORKING_SIDE = 800;
 const SIDE = 28;
 const BOX_SIDE = 20;
-const BORDER = 0.04;
-const MIN_CONTRAST = 0.08;
-const MIN_RANGE = 0.25;
-const INK_THRESHOLD = 0.15;
-const MIN_COMPONENT = 0.05;
 const FINE_SIDE = 4 * BOX_SIDE;
 const MIN_STROKE = 1.5;
 const THICKENED_STROKE = 2.5;
+const [MAX_STROKE, MAX_LENGTH] = [7.5, 66];
 
-const picture = (height, width, data = new Float64Array(height * width)) => ({ data, height, width });
-
-/** Returns the ink, its bounding box and the 28×28 bytes; null if there is no ink. */
-function prepare(grey, centred = true) {
-  const ink = findInk(grey);
-  if (!ink) return null;
+/**
+ * Returns the ink, its bounding box, the 28×28 bytes, what was left out, and why nothing looks like
+ * one digit, if so; null if there is no ink.
+ */
+function prepare(grey, centred = true, onlyDark = false) {
+  const found = findInk(grey, onlyDark);
+  if (!found) return null;
+  const { ink, leftOut } = found;
   const box = inkBox(ink);
-  const pixels = centred ? centre(scale(thicken(crop(ink, box)), BOX_SIDE)) : withoutCentring(ink);
-  return { ink, box, pixels };
+  const cropped = crop(ink, box);
+  const { stroke, length } = measure(pad(scale(cropped, FINE_SIDE), FINE_SIDE / BOX_SIDE));
+  const blot = stroke > MAX_STROKE || length > MAX_LENGTH;
+  const refusal = found.refusal ?? (blot ? "no digit: what stands out is not a few strokes" : null);
+  const pixels = centred ? centre(scale(thicken(cropped), BOX_SIDE)) : withoutCentring(ink);
+  return { ink, box, pixels, leftOut, refusal };
 }
 
 /**
@@ -61,119 +63,6 @@ function shrink(grey, factor) {
   return out;
 }
 
-/** Separates ink from paper: 0 for paper to 1 for full ink; null if there is no ink. */
-function findInk(grey) {
-  const paper = findPaper(grey);
-  const difference = grey.data.map((v, i) => v - paper.surface[i]);
-  const lighter = difference.reduce((s, d) => s + d * d * d, 0) > 0;
-  const room = paper.surface.map((v) => Math.max(MIN_RANGE, lighter ? 1 - v : v));
-  const strength = difference.map((d, i) => (lighter ? d : -d) / room[i]);
-  const noise = paper.noise / (sum(room) / room.length);
-  const darkest = strength.reduce((most, v) => Math.max(most, v), -Infinity);
-  if (darkest < Math.max(MIN_CONTRAST, 6 * noise)) return null;
-  const full = median(strength.filter((v) => v > darkest / 2));
-  const floor = Math.min(3 * noise, full / 4);
-  const ink = strength.map((v) => Math.min(1, Math.max(0, (v - floor) / (full - floor))));
-  return picture(grey.height, grey.width, dropSmallComponents(ink, grey.height, grey.width));
-}
-
-/** Estimates the paper's brightness: a quadratic surface fitted to the border without outliers. */
-function findPaper({ data, height, width }) {
-  const along = (length) =>
-    Float64Array.from({ length }, (_, i) => (length > 1 ? -1 + (2 * i) / (length - 1) : -1));
-  const [ys, xs] = [along(height), along(width)];
-  const terms = (y, x) => [1, x, y, x * x, x * y, y * y];
-  const ring = Math.max(1, Math.round(BORDER * Math.min(height, width)));
-  const border = [];
-  for (let i = 0; i < height; i++)
-    for (let j = 0; j < width; j++)
-      if (i < ring || i >= height - ring || j < ring || j >= width - ring) border.push(i * width + j);
-  const rows = border.map((at) => terms(ys[Math.floor(at / width)], xs[at % width]));
-  let used = border.map(() => true);
-  let coefficients = [];
-  let noise = 0;
-  for (let round = 0; round < 8; round++) {
-    coefficients = leastSquares(rows, border.map((at) => data[at]), used);
-    const residuals = Float64Array.from(border, (at, n) =>
-      Math.abs(data[at] - rows[n].reduce((s, t, c) => s + t * coefficients[c], 0)),
-    );
-    noise = 1.4826 * median(residuals);
-    const most = Math.max(2.5 * noise, 1 / 255);
-    used = Array.from(residuals, (r) => r <= most);
-  }
-  const [c0, cx, cy, cxx, cxy, cyy] = coefficients;
-  const surface = new Float64Array(height * width);
-  for (let i = 0; i < height; i++) {
-    const y = ys[i];
-    for (let j = 0; j < width; j++) {
-      const x = xs[j];
-      surface[i * width + j] = c0 + cx * x + cy * y + cxx * x * x + cxy * x * y + cyy * y * y;
-    }
-  }
-  return { surface, noise };
-}
-
-/** Least squares by the normal equations; undetermined coefficients become 0. */
-function leastSquares(rows, values, used) {
-  const n = rows[0].length;
-  const M = Array.from({ length: n }, () => new Float64Array(n + 1));
-  rows.forEach((row, r) => {
-    if (!used[r]) return;
-    for (let i = 0; i < n; i++) {
-      for (let j = 0; j < n; j++) M[i][j] += row[i] * row[j];
-      M[i][n] += row[i] * values[r];
-    }
-  });
-  const pivots = [];
-  for (let column = 0; column < n; column++) {
-    const free = M.map((_, i) => i).filter((i) => !pivots.some((p) => p && p.row === i));
-    const row = free.reduce((a, b) => (Math.abs(M[b][column]) > Math.abs(M[a][column]) ? b : a));
-    if (Math.abs(M[row][column]) < 1e-9) {
-      pivots.push(null);
-      continue;
-    }
-    pivots.push({ row });
-    M.forEach((other, i) => {
-      if (i === row) return;
-      const times = other[column] / M[row][column];
-      for (let j = column; j <= n; j++) other[j] -= times * M[row][j];
-    });
-  }
-  return pivots.map((p, column) => (p ? M[p.row][n] / M[p.row][column] : 0));
-}
-
-/** Drops connected components (8 neighbours) with much less ink than the largest. */
-function dropSmallComponents(ink, height, width) {
-  const stain = new Int32Array(ink.length);
-  const amounts = [0];
-  const open = [];
-  for (let start = 0; start < ink.length; start++) {
-    if (ink[start] <= INK_THRESHOLD || stain[start]) continue;
-    const name = amounts.length;
-    let amount = 0;
-    stain[start] = name;
-    open.push(start);
-    while (open.length) {
-      const at = open.pop();
-      amount += ink[at];
-      const y = Math.floor(at / width);
-      const x = at % width;
-      for (let i = Math.max(0, y - 1); i <= Math.min(height - 1, y + 1); i++) {
-        for (let j = Math.max(0, x - 1); j <= Math.min(width - 1, x + 1); j++) {
-          const next = i * width + j;
-          if (ink[next] > INK_THRESHOLD && !stain[next]) {
-            stain[next] = name;
-            open.push(next);
-          }
-        }
-      }
-    }
-    amounts.push(amount);
-  }
-  const least = MIN_COMPONENT * Math.max(...amounts);
-  return ink.map((v, i) => (stain[i] && amounts[stain[i]] >= least ? v : 0));
-}
-
 /** The bounding box {top, bottom, left, right} of the ink; bottom and right are exclusive. */
 function inkBox({ data, height, width }) {
   const box = { top: height, bottom: 0, left: width, right: 0 };
@@ -206,10 +95,8 @@ function pad(inner, by) {
   return out;
 }
 
-/** Thickens strokes that are thinner than MNIST's; returns other ink unchanged. */
-function thicken(ink) {
-  const fine = pad(scale(ink, FINE_SIDE), FINE_SIDE / BOX_SIDE);
-  const { data, height, width } = fine;
+/** The strokes' width and length, in pixels of the box, of padded ink scaled to `FINE_SIDE`. */
+function measure({ data, height, width }) {
   const slope = (at, i, length, step) => {
     const [low, high] = [i > 0 ? 1 : 0, i < length - 1 ? 1 : 0];
     return (data[at + high * step] - data[at - low * step]) / (low + high);
@@ -220,7 +107,14 @@ function thicken(ink) {
       const at = y * width + x;
       edges += Math.hypot(slope(at, y, height, width), slope(at, x, width, 1));
     }
-  const stroke = (((2 * sum(data)) / edges) * BOX_SIDE) / FINE_SIDE;
+  const unit = FINE_SIDE / BOX_SIDE;
+  return { stroke: (2 * sum(data)) / edges / unit, length: edges / 2 / unit };
+}
+
+/** Thickens strokes that are thinner than MNIST's; returns other ink unchanged. */
+function thicken(ink) {
+  const fine = pad(scale(ink, FINE_SIDE), FINE_SIDE / BOX_SIDE);
+  const { stroke } = measure(fine);
   if (stroke >= MIN_STROKE) return ink;
   const radius = (((THICKENED_STROKE - stroke) / 2) * FINE_SIDE) / BOX_SIDE;
   const reach = Math.ceil(radius);
