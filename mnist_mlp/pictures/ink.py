@@ -16,8 +16,8 @@ Grey = NDArray[np.float64]
 Invert = Literal["auto", "yes", "no"]
 """yes: dark ink on light paper; no: light ink on dark paper; auto: detect which."""
 
-# The first, MIN_INK and STRONG are not round: no ratio of bytes equals them, so that rounding, which
-# differs in the browser, decides nothing.
+# The first, MIN_INK and STRONG are not round: no ratio of bytes equals them, so that rounding,
+# which differs in the browser, decides nothing.
 MIN_CONTRAST = 0.081  # of the range from the paper to pure black or white: the weakest ink
 MIN_RANGE = 0.25  # of the range from black to white: lower bound on the range above
 PAPER_WINDOW = 0.4  # of the shorter side: what is dark and narrower than this is not paper
