@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Container
 from dataclasses import asdict
 from pathlib import Path
@@ -38,17 +39,18 @@ class Record:
         self.reported = directory if kept else None
         """The directory to tell people; None in a dry run, and without a directory."""
         self.examples, self.test = len(data.train.labels), data.test
+        self.batches = math.ceil(self.examples / self.config.train.batch_size)  # in an epoch
         self.parameters = sum(layer.parameters for layer in count_parameters(learner.model))
         self.data_hashes = {name: _sha256(*split) for name, split in data.splits().items()}
+        begun_with = initial and {
+            "run": initial.run_name,
+            "checkpoint": initial.path.name,
+            "weights_sha256": weights_sha256(initial.model),
+        }
         self.environment = describe_environment(self.config.seed, data.train.labels.device) | {
             "backward": learner.backward,
             "compiler_problem": learner.compiler_problem,
-            "init_from": initial
-            and {
-                "run": initial.run_name,
-                "checkpoint": initial.path.name,
-                "weights_sha256": weights_sha256(initial.model),
-            },
+            "init_from": begun_with,
         }
         self.rows: list[EpochResult] = []
 
@@ -75,11 +77,10 @@ class Record:
         Epoch 0 is saved where the run began with weights from elsewhere.
         """
         row = self.rows[-1]
-        last = row.epoch == self.config.train.epochs
-        due = row.epoch % self.config.checkpoint.every_epochs == 0
         if row.epoch == 0:  # its weights cannot be made anew
             return self.environment["init_from"] is not None
-        return last or due or self._best_epoch() is row
+        due = row.epoch % self.config.checkpoint.every_epochs == 0
+        return due or row.epoch == self.config.train.epochs or self._best_epoch() is row
 
     def save(self, seconds: float, progress: Progress | None = None) -> None:
         """Save a checkpoint, at the newest row's epoch or within the next one; delete old ones.
