@@ -97,10 +97,9 @@ class ModelConfig(Section):
             raise ValueError(
                 f"must begin with {INPUT_SIZE} (28 × 28 pixels) and end with {CLASSES} (digits)"
             )
-        parameters = sum(n * m + m for n, m in pairwise(sizes))
-        if parameters > MAX_PARAMETERS:
+        if (made := sum(n * m + m for n, m in pairwise(sizes))) > MAX_PARAMETERS:
             raise ValueError(
-                f"must make at most {MAX_PARAMETERS:,} parameters; these make {parameters:,}"
+                f"must make at most {MAX_PARAMETERS:,} parameters; these make {made:,}"
             )
         return sizes
 
@@ -222,9 +221,8 @@ class Config(Section):
 
     def shareable(self) -> "Config":
         """The config without the places of this machine, for pages that are shown to others."""
-        nowhere = DataConfig.model_fields
-        places = {key: nowhere[key].default for key in ("root", "mirrors")}
-        return self.model_copy(update={"data": self.data.model_copy(update=places)})
+        nowhere = DataConfig().model_dump(include={"root", "mirrors"})
+        return self.model_copy(update={"data": self.data.model_copy(update=nowhere)})
 
     def flat(self) -> dict[str, Any]:
         """Every value by its dotted key."""
@@ -311,9 +309,9 @@ def _find(source: str | Path) -> Path:
         if not path.exists():
             name = re.sub(r"\.ya?ml$", "", path.name.lower())
             close = difflib.get_close_matches(name, bundled, n=1)
-            hint = f"did you mean --config {close[0]}?" if close else "give a path, or the name of "
-            names = "" if close else f"a bundled one: {', '.join(bundled)}"
-            raise ConfigError(f"{path}: no such config file; {hint}{names}")
+            names = f"give a path, or the name of a bundled one: {', '.join(bundled)}"
+            hint = f"did you mean --config {close[0]}?" if close else names
+            raise ConfigError(f"{path}: no such config file; {hint}")
     return path
 
 
@@ -355,7 +353,10 @@ def _messages(error: ValidationError, places: dict[KeyPath, str], file: str) -> 
         prefixes = (path[:n] for n in range(len(path), 0, -1))
         place = next((places[prefix] for prefix in prefixes if prefix in places), file)
         if kind == "extra_forbidden":
-            yield f"{place}: {dotted(path)}: unknown key; {_suggestion(path)}"
+            meant = resembling_key(str(path[-1]), path[:-1])
+            keys = f"the keys here are {', '.join(_keys(path[:-1]))}"
+            hint = f"did you mean {meant}?" if meant else keys
+            yield f"{place}: {dotted(path)}: unknown key; {hint}"
             continue
         message = detail["msg"]
         for theirs, ours in _WORDS.items():
@@ -365,13 +366,6 @@ def _messages(error: ValidationError, places: dict[KeyPath, str], file: str) -> 
         elif kind == "string_pattern_mismatch":
             message = _PATTERNS[dotted(path[:2])]
         yield f"{place}: {dotted(path)}: {message}, not {shown(value)}"
-
-
-def _suggestion(path: KeyPath) -> str:
-    """The known key that an unknown one resembles, or else those of the same section."""
-    if key := resembling_key(str(path[-1]), path[:-1]):
-        return f"did you mean {key}?"
-    return f"the keys here are {', '.join(_keys(path[:-1]))}"
 
 
 def resembling_key(name: str, section: KeyPath = ()) -> str | None:

@@ -12,61 +12,48 @@ class MnistMlpError(Exception):
 
     exit_code = 1
 
+    def __init_subclass__(cls, exit_code: int | None = None) -> None:
+        cls.exit_code = exit_code or cls.exit_code
+
 
 class CheckFailedError(MnistMlpError):
     """The program checked its own results and found them wrong."""
 
 
-class UsageError(MnistMlpError):
+class UsageError(MnistMlpError, exit_code=2):
     """A command line or a config that cannot be carried out."""
-
-    exit_code = 2
 
 
 class ConfigError(UsageError):
     """An invalid config; the message has one line for each problem."""
 
 
-class DataError(MnistMlpError):
+class DataError(MnistMlpError, exit_code=3):
     """A data set is missing, was modified, or cannot be downloaded."""
 
-    exit_code = 3
 
-
-class ImageError(MnistMlpError):
+class ImageError(MnistMlpError, exit_code=3):
     """An image file cannot be read, or no digit was found in it."""
 
-    exit_code = 3
 
-
-class CheckpointError(MnistMlpError):
+class CheckpointError(MnistMlpError, exit_code=4):
     """A checkpoint is missing, is damaged, or was not written by this program."""
 
-    exit_code = 4
 
-
-class DivergedError(MnistMlpError):
+class DivergedError(MnistMlpError, exit_code=6):
     """The loss or a weight became infinite or NaN during training."""
 
-    exit_code = 6
 
-
-class DeviceError(MnistMlpError):
+class DeviceError(MnistMlpError, exit_code=7):
     """The requested device is not available."""
 
-    exit_code = 7
 
-
-class RunInUseError(MnistMlpError):
+class RunInUseError(MnistMlpError, exit_code=8):
     """Another process is training in this run directory."""
 
-    exit_code = 8
 
-
-class LostProcessError(MnistMlpError):
+class LostProcessError(MnistMlpError, exit_code=9):
     """Another process of a distributed job ended or cannot be reached."""
-
-    exit_code = 9
 
 
 class StoppedError(MnistMlpError):

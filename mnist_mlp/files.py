@@ -18,10 +18,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a reader, or a crash, sees either the old file or the complete new one.
 
     The content goes to a temporary file, which is fsynced and renamed. The directory is fsynced
-    too, so that the rename survives a power cut; Windows cannot do that.
-
-    Raises:
-        OSError: The write failed; the old file is unchanged and the temporary file removed.
+    too, so that the rename survives a power cut; Windows cannot do that. After an OSError the old
+    file is unchanged and the temporary file removed.
     """
     temporary = Path(path.parent, f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:

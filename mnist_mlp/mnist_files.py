@@ -55,11 +55,7 @@ class MnistFile(NamedTuple):
 
 
 def raw_folder(root: str | Path) -> Path:
-    """The folder of the four files below a data root, as torchvision lays it out.
-
-    Raises:
-        DataError: The root begins with ~ and an unknown user name.
-    """
+    """The files' folder below a root, as torchvision has it; a DataError if a ~user is unknown."""
     try:
         return Path(root).expanduser() / "MNIST" / "raw"
     except RuntimeError:
@@ -76,11 +72,8 @@ def read_mnist(root: str | Path, mirrors: Sequence[str] = ()) -> dict[str, Mnist
 
     Archives in torchvision's folder are unpacked there. What lies elsewhere is used where it lies:
     in `root` or `root/raw`, as `train-images.idx3-ubyte` too, or in a folder of the file's name.
-    The mirrors are addresses to try before torchvision's own.
-
-    Raises:
-        DataError: A file is altered, or missing and cannot be downloaded.
-        OSError: The root cannot be written to.
+    The mirrors are addresses to try before torchvision's own. A DataError where a file is altered,
+    or missing and cannot be downloaded; an OSError where the root cannot be written to.
     """
     files = {name: _read(root, name, mirrors) for name in FILE_MD5}
     elsewhere = [f.path.parent for f in files.values() if f.path.parent != raw_folder(root)]
@@ -107,8 +100,12 @@ def _read(root: str | Path, name: str, mirrors: Sequence[str]) -> MnistFile:
     found: MnistFile | None = None
     for path in filter(Path.is_file, _places(root, name)):
         packed = path.suffix == ".gz"
-        content, md5 = _read_bytes(path), ARCHIVE_MD5[f"{name}.gz"] if packed else FILE_MD5[name]
-        if (actual := _md5(content)) == md5:
+        md5 = ARCHIVE_MD5[f"{name}.gz"] if packed else FILE_MD5[name]
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+        if (actual := hashlib.md5(content, usedforsecurity=False).hexdigest()) == md5:
             content = gzip.decompress(content) if packed and not found else content
             found = found or MnistFile(content, path, "present")
         elif path in (home, archive):
@@ -124,13 +121,6 @@ def _read(root: str | Path, name: str, mirrors: Sequence[str]) -> MnistFile:
     home.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(home, content)
     return MnistFile(content, home, "unpacked" if found else "downloaded")
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _download(root: str | Path, name: str, mirrors: Sequence[str]) -> bytes:
@@ -195,7 +185,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, urllib.error.HTTPError):
         return f"HTTP {error.code} {reason}"
     return f"no byte for {SILENCE_S:g} s" if str(reason) == "timed out" else str(reason)
-
-
-def _md5(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()

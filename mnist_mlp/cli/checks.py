@@ -19,25 +19,22 @@ def count_params(
     debug: common.Debug = False,
 ) -> None:
     """Count the network's parameters, layer by layer, and compare with the lesson's 109,386."""
-    network = common.read_config(config, overrides).model
-    import torch
+    loaded = common.read_config(config, overrides)
+    from mnist_mlp.runs.checkpoint import empty_network
+    from mnist_mlp.steps.model import count_parameters
 
-    from mnist_mlp.steps.model import build_mlp, count_parameters
-
-    with torch.device("meta"):  # shapes only, without memory for the values
-        layers = count_parameters(build_mlp(network.layer_sizes, network.activation))
+    layers = count_parameters(empty_network(loaded))
     total = sum(layer.parameters for layer in layers)
     matches = total == LESSON_PARAMETERS
     if json_:
-        rows = {"layers": [asdict(layer) for layer in layers], "total": total}
-        lesson = {"lesson_total": LESSON_PARAMETERS, "matches_lesson": matches}
-        common.print_json(rows | lesson)
+        counts = {"total": total, "lesson_total": LESSON_PARAMETERS, "matches_lesson": matches}
+        common.print_json({"layers": [asdict(layer) for layer in layers], **counts})
     else:
         for layer in layers:
             common.print_text(f"{layer.name}  {layer}")
         verdict = f"{'as' if matches else 'not as'} in the lesson ({LESSON_PARAMETERS:,})"
         common.print_text(f"total   {total:,} parameters, {verdict}")
-    if network.layer_sizes == LESSON_LAYER_SIZES and not matches:
+    if loaded.model.layer_sizes == LESSON_LAYER_SIZES and not matches:
         raise typer.Exit(1)
 
 
@@ -91,12 +88,12 @@ def configs(json_: common.Json = False, debug: common.Debug = False) -> None:
     for name, path in bundled_configs().items():
         description = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
         rows.append({"name": name, "path": str(path), "description": description})
+    width = max(len(row["name"]) for row in rows)
     if json_:
         common.print_json(rows)
-        return
-    width = max(len(row["name"]) for row in rows)
-    for row in rows:
-        common.print_text(f"{row['name']:{width}}  {row['description']}")
+    else:
+        for row in rows:
+            common.print_text(f"{row['name']:{width}}  {row['description']}")
 
 
 def download(
@@ -111,12 +108,11 @@ def download(
     with terminal.open_console(json_, quiet) as console:
         from mnist_mlp.mnist_files import FILE_MD5, read_mnist
 
-        found = read_mnist(data.root, data.mirrors)
-        for name, file in found.items():
-            console.print(f"{file.path}  {file.origin}, md5 {FILE_MD5[name]}")
-    if json_:
         files = [
             {"name": name, "path": str(file.path), "origin": file.origin, "md5": FILE_MD5[name]}
-            for name, file in found.items()
+            for name, file in read_mnist(data.root, data.mirrors).items()
         ]
+        for file in files:
+            console.print("{path}  {origin}, md5 {md5}".format(**file))
+    if json_:
         common.print_json({"root": data.root, "files": files})

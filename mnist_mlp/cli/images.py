@@ -14,7 +14,6 @@ from mnist_mlp.views import terminal
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mnist_mlp.config import Config
 
 Index = Annotated[
     int | None, typer.Option(min=0, help="Which image of the split. Default: the first, 0.")
@@ -66,21 +65,19 @@ def trace(
     debug: common.Debug = False,
 ) -> None:
     """Take one image through the lesson's eight steps, with a real network's numbers."""
-    conflicts = {
-        "--untrained takes no RUN, CHECKPOINT or --best; name a --config instead": (
-            untrained and (target or best)
-        ),
-        "--config is for --untrained; a trained network has its own": config and not untrained,
-        "--label is for an --image; other images have their own": label is not None and not image,
-        "--image is an image of your own: omit --index and --split": (
-            image and (index is not None or split)
-        ),
-    }
-    if conflict := next((message for message, found in conflicts.items() if found), None):
-        raise UsageError(conflict)
+    if untrained and (target or best):
+        raise UsageError("--untrained takes no RUN, CHECKPOINT or --best; name a --config instead")
+    if config and not untrained:
+        raise UsageError("--config is for --untrained; a trained network has its own")
+    if label is not None and not image:
+        raise UsageError("--label is for an --image; other images have their own")
+    if image and (index is not None or split):
+        raise UsageError("--image is an image of your own: omit --index and --split")
     settings = common.read_config(config or "digits", root=root) if untrained else None
     with terminal.open_console(json_, quiet) as console:
         from mnist_mlp.lesson.trace import trace_image
+        from mnist_mlp.runs.environment import load_run_dataset
+        from mnist_mlp.steps.data import to_images
         from mnist_mlp.steps.model import build_mlp
 
         if settings:
@@ -90,22 +87,24 @@ def trace(
             checkpoint = common.read_checkpoint(target, best)
             settings, model = checkpoint.config, checkpoint.model
             console.print(str(checkpoint.path))
-        source: dict[str, Any] = {"dataset": settings.data.dataset}
         if image:
             x, y = _own_image(model, image, label)
-            source |= {"split": None, "index": None, "image": str(image)}
+            source: dict[str, Any] = {"split": None, "index": None, "image": str(image)}
             console.print(f"{image}, label {y}")
         else:
             index, split = index or 0, split or "test"
-            x, y = _image_of_split(settings, root, split, index)
-            source |= {"split": split, "index": index}
+            examples = load_run_dataset(settings, root).split(split)
+            if index > (last := len(examples.labels) - 1):
+                raise UsageError(f"--index {index}: {settings.data.dataset} {split} ends at {last}")
+            x, y = examples.pixels[index], int(examples.labels[index])
+            source = {"split": split, "index": index}
             console.print(f"{settings.data.dataset}, {split} split, image {index}")
-        traced = trace_image(model, x, y, learning_rate)
+        traced = trace_image(model, to_images(x), y, learning_rate)
         if not math.isfinite(traced.loss_after):
             raise UsageError(f"--learning-rate {learning_rate:g}: the loss after it overflows")
         terminal.show_trace(console, traced)
     if json_:
-        common.print_json(source | traced.to_json())
+        common.print_json({"dataset": settings.data.dataset} | source | traced.to_json())
 
 
 def _own_image(model: "nn.Sequential", image: Path, label: int | None) -> "tuple[Tensor, int]":
@@ -113,27 +112,11 @@ def _own_image(model: "nn.Sequential", image: Path, label: int | None) -> "tuple
     import torch
 
     from mnist_mlp.pictures.predict import label_of, predict_file
-    from mnist_mlp.steps.data import to_images
 
     prediction = predict_file(model, image)
     labels = (label, label_of(image), prediction.digit)
     y = next(known for known in labels if known is not None)
-    return to_images(torch.from_numpy(prediction.pixels).flatten()), y
-
-
-def _image_of_split(
-    settings: "Config", root: str | None, split: str, index: int
-) -> "tuple[Tensor, int]":
-    """An image (784,) of a config's data, and its label."""
-    from mnist_mlp.runs.environment import load_run_dataset
-    from mnist_mlp.steps.data import to_images
-
-    data = load_run_dataset(settings, root)
-    examples = data.split(split)
-    last = len(examples.labels) - 1
-    if index > last:
-        raise UsageError(f"--index {index}: {data.name} {split} ends at {last}")
-    return to_images(examples.pixels[index]), int(examples.labels[index])
+    return torch.from_numpy(prediction.pixels).flatten(), y
 
 
 def predict(
@@ -183,8 +166,8 @@ def predict(
             terminal.show_prediction(console, prediction, label, width, show)
             if save_seen:
                 pictures.save_seen(prediction, save_seen)
-        if correct:
-            right, total = sum(correct), len(correct)
+        if total := len(correct):
+            right = sum(correct)
             console.print(f"{right} of {total} labelled pictures read right: {right / total:.2%}")
     if json_:
         common.print_json(rows)

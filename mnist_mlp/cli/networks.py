@@ -42,11 +42,6 @@ Format = Annotated[
     Literal["html", "safetensors", "onnx", "pt2"],
     typer.Option("--format", help="The explorer page, the weights, or a graph."),
 ]
-RESUME_ALONE = (
-    "--resume continues a run in place, by its own config and KEY=VALUE: "
-    "omit --config, --run-dir, --init-from and --dry-run"
-)
-NO_CONFIG = "name a --config, such as --config digits, or a run to --resume"
 File = Annotated[Path | None, typer.Option(metavar="FILE", help="Default: <run>.<format>, here.")]
 
 
@@ -66,14 +61,18 @@ def train(
 ) -> None:
     """Train a network as a config says, or continue a run that was stopped."""
     if resume is not None and (config or run_dir or dry_run or init_from):
-        raise UsageError(RESUME_ALONE)
+        raise UsageError(
+            "--resume continues a run in place, by its own config and KEY=VALUE: "
+            "omit --config, --run-dir, --init-from and --dry-run"
+        )
     with terminal.open_console(json_, quiet or rank() > 0, progress=True) as console:
         if resume is not None:
             run_dir = newest_run() if resume == "latest" else _run_to_resume(Path(resume))
             config = str(run_dir / "config.yaml")
         if config is None:
             word = next((word for word in overrides or () if "=" not in word), None)
-            raise UsageError(f"did you mean --config {word}?" if word else NO_CONFIG)
+            hint = "name a --config, such as --config digits, or a run to --resume"
+            raise UsageError(f"did you mean --config {word}?" if word else hint)
         loaded = common.read_config(config, overrides, root, device)
         with stop_requested() as stop:
             from mnist_mlp.runs.training import run_events
@@ -97,11 +96,7 @@ def train(
 
 
 def _run_to_resume(target: Path) -> Path:
-    """The run that a path, a run's name or a checkpoint file means.
-
-    Raises:
-        UsageError: A checkpoint that is not its run's newest, or another file.
-    """
+    """The run that a path, a run's name or its newest checkpoint file means; else a UsageError."""
     target = find_run(target)
     if target.is_dir():
         return target
@@ -128,28 +123,23 @@ def evaluate(
 ) -> None:
     """Evaluate a trained network: loss, accuracy, scores of each digit, confusion matrix."""
     with terminal.open_console(json_, quiet) as console:
+        from mnist_mlp.runs import environment
         from mnist_mlp.runs.checkpoint import weights_sha256
-        from mnist_mlp.runs.environment import (
-            cpu_threads,
-            load_run_dataset,
-            resolve_device,
-            threads_of,
-        )
         from mnist_mlp.steps.evaluate import evaluate_model
 
         checkpoint = common.read_checkpoint(target, best)
-        torch_device = resolve_device(device or checkpoint.config.device)
-        data = load_run_dataset(checkpoint.config, root)
+        torch_device = environment.resolve_device(device or checkpoint.config.device)
+        data = environment.load_run_dataset(checkpoint.config, root)
         model, examples = checkpoint.model.to(torch_device), data.to(torch_device).split(split)
-        with cpu_threads(threads_of(checkpoint.config)):  # as in training, for equal results
+        threads = environment.threads_of(checkpoint.config)
+        with environment.cpu_threads(threads):  # as in training, for equal results
             evaluation = evaluate_model(model, *examples)
         console.print(f"{checkpoint.path}: {data.name}, {split} split")
         terminal.show_evaluation(console, evaluation)
     if json_:
-        scores = [asdict(row) for row in evaluation.per_class]
-        head = {"dataset": data.name, "split": split}
-        tail = {"per_class": scores, "weights_sha256": weights_sha256(model)}
-        common.print_json(head | asdict(evaluation) | tail)
+        scores = {"per_class": [asdict(row) for row in evaluation.per_class]}
+        head, sha256 = {"dataset": data.name, "split": split}, weights_sha256(model)
+        common.print_json(head | asdict(evaluation) | scores | {"weights_sha256": sha256})
 
 
 def report(

@@ -30,7 +30,6 @@ def export_onnx(checkpoint: Checkpoint, pixels: Tensor, output: Path) -> float:
     Raises:
         CheckFailedError: The difference exceeds `TOLERANCE`; nothing is written.
         UsageError: A required package is missing.
-        OSError: The file cannot be written; an existing file is left unchanged.
     """
     try:
         import onnx
@@ -83,9 +82,7 @@ def export_onnx(checkpoint: Checkpoint, pixels: Tensor, output: Path) -> float:
 def export_program(checkpoint: Checkpoint, output: Path) -> None:
     """Write a file for `torch.export.load`, with its metadata in the entry `mnist-mlp.json`.
 
-    Raises:
-        UsageError: This version of PyTorch would put pickles into the file; nothing is written.
-        OSError: The file cannot be written; an existing file is left unchanged.
+    Where PyTorch would put pickles into the file, a UsageError, and nothing is written.
     """
     program = _program(checkpoint.model.eval())
     program.example_inputs = None  # they would be pickled

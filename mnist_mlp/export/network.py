@@ -21,11 +21,8 @@ def export_network(
 ) -> Path:
     """Write a network as the explorer page (html), its weights, or a graph of operations.
 
-    Args:
-        checkpoint: From `load_checkpoint`.
-        format_: html, safetensors, onnx or pt2.
-        output: A file, which is replaced, or a folder; by default `<run>.<format>`, here.
-        root: The data root, for html and onnx; by default where the run had it.
+    The output is a file, which is replaced, or a folder; by default `<run>.<format>`, here. The
+    data root, for html and onnx, is by default where the run had it.
 
     Raises:
         UsageError: The output is a checkpoint, or named as another format; a package is missing.

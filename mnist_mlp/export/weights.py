@@ -33,11 +33,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def export_safetensors(checkpoint: Checkpoint, output: Path) -> None:
-    """Write the tensors `layer1.weight` (128, 784), `layer1.bias` (128,) and so on.
-
-    Raises:
-        OSError: The file cannot be written; an existing file is left unchanged.
-    """
+    """Write the tensors `layer1.weight` (128, 784), `layer1.bias` (128,) and so on."""
     metadata = describe(checkpoint) | {"content_sha256": ZEROS}
     content = safetensors.torch.save(checkpoint.model.state_dict(), metadata)
     write_atomically(output, fill_digest(content))

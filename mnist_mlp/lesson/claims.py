@@ -36,11 +36,9 @@ BLANK_MNIST_PIXELS = 67
 
 
 def check_lesson(data: Dataset | None = None) -> Claims:
-    """Compute every row, in the lesson's order, GPT-3 last.
+    """Compute every row, in the lesson's order, GPT-3 last; one row trains for an epoch.
 
-    Args:
-        data: On the CPU, without a validation split; by default `lesson_data()`. One row trains for
-            an epoch on it.
+    The data, by default `lesson_data()`, is on the CPU and without a validation split.
     """
     data = data or lesson_data()
     return Claims(

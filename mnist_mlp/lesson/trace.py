@@ -57,8 +57,7 @@ class Trace(NotebookHtml):
         values = asdict(self)
         for factor in values["factors"]:
             factor["shape"] = list(factor["value"].shape)
-        plain: dict[str, Any] = json.loads(json.dumps(values, default=Tensor.tolist))
-        return plain
+        return dict(json.loads(json.dumps(values, default=Tensor.tolist)))
 
 
 def trace_image(
@@ -71,10 +70,8 @@ def trace_image(
     model = copy.deepcopy(model).double()
     x, y = image.double().unsqueeze(0), torch.tensor([label])
 
-    layers: list[Layer] = []
-    slopes: list[
-        Tensor
-    ] = []  # ∂a/∂z of each layer, neuron by neuron; the last one, softmax's, is not used
+    layers, slopes = list[Layer](), list[Tensor]()
+    # The slopes are ∂a/∂z, neuron by neuron; the last one, softmax's, is not used.
     _, *modules = model.named_children()  # Flatten, then Linear and activation in turn
     a = x
     for (name, linear), activation in zip(modules[::2], [*model[2::2], softmax], strict=True):

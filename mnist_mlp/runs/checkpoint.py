@@ -1,7 +1,8 @@
 """A checkpoint: one safetensors file with the network's tensors and, as metadata, how to use them.
 
 Nothing is pickled. A file is used only after its size, digest, version, and every tensor's name,
-shape, type and values have been checked.
+shape, type and values have been checked. The network that is saved for use is averaged and has
+batch normalisation folded in. The networks that it was made from are saved too.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ from typing import Any, Literal
 
 import safetensors
 import safetensors.torch
+import torch
 from pydantic import BaseModel, ConfigDict, Json, NonNegativeInt
 from torch import Tensor, nn
 
@@ -25,8 +27,9 @@ from mnist_mlp.constants import TRAINING_EXAMPLES
 from mnist_mlp.errors import CheckpointError, DivergedError, UsageError
 from mnist_mlp.files import write_atomically
 from mnist_mlp.runs.directory import find_run, list_checkpoints, read_rows, whole_epochs
-from mnist_mlp.runs.state import empty_network, state_shapes
+from mnist_mlp.steps.model import build_mlp
 from mnist_mlp.steps.train import EpochResult
+from mnist_mlp.updates.regularized import named_floats
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +82,7 @@ class Checkpoint:
     data_hashes: dict[str, str]
     """Of each split."""
     training: dict[str, Tensor]
-    """Tensors that only training needs, by name: see `state.py`. Within an epoch also `losses`
+    """Tensors that only training needs, by name: see `state_shapes`. Within an epoch also `losses`
     (n,), those of its n examples so far."""
     progress: dict[str, float]
     """`seconds` so far, and `correct` examples of the epoch under way."""
@@ -103,11 +106,9 @@ class Checkpoint:
 
 
 def save_checkpoint(checkpoint: Checkpoint) -> None:
-    """Write a checkpoint to its path, whole or not at all.
+    """Write a checkpoint to its path; on an error what was there is unchanged.
 
-    Raises:
-        DivergedError: A weight is not finite; nothing is written.
-        OSError: It cannot be written; what was at the path is unchanged.
+    A DivergedError says that a weight is not finite, an OSError that the file cannot be written.
     """
     training = {TRAINING_PREFIX + name: t for name, t in checkpoint.training.items()}
     named = checkpoint.model.state_dict() | training
@@ -167,11 +168,7 @@ def load_checkpoint(path: str | Path, *, best: bool = False) -> Checkpoint:
 
 
 def newest_good_checkpoint(run_dir: Path) -> Checkpoint | None:
-    """The newest whole checkpoint of a run; None if it has not saved any.
-
-    Raises:
-        CheckpointError: All its checkpoints are damaged.
-    """
+    """The newest whole checkpoint of a run, or None; a CheckpointError if all are damaged."""
     paths = list_checkpoints(run_dir)
     newest = next(_readable(reversed(paths)), None)
     if paths and not newest:
@@ -197,16 +194,12 @@ class _Refused(Exception):  # noqa: N818 - never leaves this module
 
 
 def _read(path: Path) -> Checkpoint:
-    """Read and check a checkpoint file.
-
-    The header is checked first. Its config determines every tensor's shape, and so the size of the
-    file, before the rest is read into memory.
-    """
+    # The header is checked first. Its config determines every tensor's shape, and so the size of
+    # the file, before the rest is read into memory.
     try:
         with path.open("rb") as file:
             head = file.read(8)
-            header_size = int.from_bytes(head, "little")
-            if header_size > MAX_HEADER_BYTES:
+            if (header_size := int.from_bytes(head, "little")) > MAX_HEADER_BYTES:
                 raise _Refused("not a checkpoint of mnist-mlp, or damaged")
             head += file.read(header_size)
             metadata = _check_header(head, os.fstat(file.fileno()).st_size)
@@ -223,15 +216,16 @@ def _read(path: Path) -> Checkpoint:
         if path.suffix in (".onnx", ".pt2"):
             message = "an export for other programs; name the run or checkpoint that it is made of"
         raise CheckpointError(f"{path}: {message}") from None
-    training = {
-        name.removeprefix(TRAINING_PREFIX): tensors.pop(name)
-        for name in list(tensors)
-        if name.startswith(TRAINING_PREFIX)
-    }
     model = empty_network(metadata.config)
-    model.load_state_dict(tensors, assign=True)
+    model.load_state_dict({name: tensors[name] for name in model.state_dict()}, assign=True)
     fields = {name: value for name, value in metadata if name in Checkpoint.__dataclass_fields__}
+    training = with_prefix(TRAINING_PREFIX, tensors)
     return Checkpoint(path=path, model=model, training=training, **fields)
+
+
+def with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, by the rest of their names."""
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
 def weights_sha256(model: nn.Module) -> str:
@@ -307,8 +301,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_digest(content: bytes) -> None:
-    match = _DIGEST.search(content)  # the first is the header's
-    start, end = match.span(1) if match else (0, 0)
+    start, end = next(_DIGEST.finditer(content)).span(1)  # the first is the header's
     digest = hashlib.sha256(content[:start])
     digest.update(ZEROS.encode())
     digest.update(memoryview(content)[end:])
@@ -318,3 +311,39 @@ def _check_digest(content: bytes) -> None:
 
 def _not_finite(tensors: dict[str, Tensor]) -> str | None:
     return next((name for name, t in tensors.items() if not bool(t.isfinite().all())), None)
+
+
+def source_networks(config: Config) -> list[str]:
+    """The names of the networks to save besides the one for use.
+
+    `model` is trained, `average` follows it. Whichever is used unchanged is not saved twice.
+    """
+    if config.model.batch_norm:
+        return ["model", "average"] if config.optimizer.average else ["model"]
+    return ["model"] if config.optimizer.average else []
+
+
+def empty_network(config: Config, *, batch_norm: bool = False) -> nn.Sequential:
+    """A config's network without memory for its numbers (on PyTorch's meta device)."""
+    with torch.device("meta"):
+        return build_mlp(config.model.layer_sizes, config.model.activation, batch_norm=batch_norm)
+
+
+def state_shapes(config: Config, updates: int) -> dict[str, list[int]]:
+    """The shape of each tensor that only training needs, as `Learner.state` names them.
+
+    Before the first update an optimizer has no state.
+    """
+    trained = empty_network(config, batch_norm=config.model.batch_norm)
+    momentum = ("momentum_buffer",) if config.optimizer.momentum else ()
+    keys = momentum if config.optimizer.name == "sgd" else ("step", "exp_avg", "exp_avg_sq")
+    shapes = {
+        f"optimizer.{name}.{key}": [] if key == "step" else list(parameter.shape)
+        for name, parameter in trained.named_parameters()
+        for key in (keys if updates else ())
+    }
+    return shapes | {
+        f"{kind}.{name}": list(tensor.shape)
+        for kind in source_networks(config)
+        for name, tensor in named_floats(trained).items()
+    }

@@ -8,7 +8,7 @@ import logging
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,10 +62,9 @@ def is_network(path: Path) -> bool:
 
 
 def newest_run(runs: Path = RUNS) -> Path:
-    """The run directory with the youngest checkpoint. Warns of a later run that has none.
+    """The run directory with the youngest checkpoint; a CheckpointError where no run has any.
 
-    Raises:
-        CheckpointError: No run has a checkpoint.
+    Warns of a later run that has none.
     """
     checkpoints = [c for run in runs.glob("[!.]*/") for c in list_checkpoints(run)[-1:]]
     if not checkpoints:
@@ -88,18 +87,14 @@ def read_rows(run_dir: Path, epochs: int) -> list["EpochResult"]:
     from mnist_mlp.steps.train import EpochResult
 
     adapter, rows = TypeAdapter(EpochResult), list[EpochResult]()
-    try:
-        lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return rows
-    for line in lines:
-        try:
+    metrics = run_dir / "metrics.jsonl"
+    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
+    with suppress(ValueError):
+        for line in lines:
             row = adapter.validate_json(line)
-        except ValueError:
-            break
-        if row.epoch != len(rows) or row.epoch > epochs:
-            break
-        rows.append(row)
+            if row.epoch != len(rows) or row.epoch > epochs:
+                break
+            rows.append(row)
     return rows
 
 
@@ -110,12 +105,9 @@ def open_directory(
     """Create or reopen a run directory, and hold its lock inside a `with` block.
 
     Without run_dir it is a new `runs/<name>-NNN`. To resume, the directory may hold checkpoints. A
-    dry run gets a folder that is removed again, where the run would be.
-
-    Raises:
-        RunInUseError: Another process holds the lock.
-        UsageError: The directory holds a checkpoint, or files that are not a run's.
-        OSError: It cannot be written to.
+    dry run gets a folder that is removed again, where the run would be. A RunInUseError where
+    another process holds the lock, a UsageError where the directory holds a checkpoint or files
+    that are not a run's, an OSError where it cannot be written to.
     """
     if dry_run:
         wanted = Path(run_dir or RUNS).absolute()
@@ -123,10 +115,10 @@ def open_directory(
         with tempfile.TemporaryDirectory(prefix=".mnist-mlp-", dir=beside) as scratch:
             yield Path(scratch)
         return
-    if resume and run_dir is not None and not Path(run_dir).is_dir():
-        raise UsageError(f"{run_dir}: no such run; mnist-mlp runs lists those under {RUNS}/")
     directory = _new_directory(name) if run_dir is None else Path(run_dir)
-    if resume and run_dir is not None:
+    if resume:
+        if not directory.is_dir():
+            raise UsageError(f"{run_dir}: no such run; mnist-mlp runs lists those under {RUNS}/")
         _refuse_used(directory, resume)  # before a lock is put into a folder of somebody else
     directory.mkdir(parents=True, exist_ok=True)
     with _lock(directory):
@@ -145,17 +137,13 @@ def refuse_unusable(run_dir: Path) -> None:
 
 @contextmanager
 def _lock(directory: Path) -> Iterator[None]:
-    """Keep other trainers out of a run directory; remove what a killed one left half-written.
-
-    The lock is the operating system's: it ends with its process, however that ends.
-    """
+    """Keep other trainers out of a run directory; remove what a killed one left half-written."""
     try:
-        with FileLock(directory / ".lock", blocking=False):
-            written = r"config\.yaml|environment\.json|metrics\.jsonl"
-            for left in half_written(directory, written):
-                left.unlink()
-            for left in half_written(directory / "checkpoints", _CHECKPOINT.pattern):
-                left.unlink()
+        with FileLock(directory / ".lock", blocking=False):  # ends with its process, in any way
+            written = rf"config\.yaml|environment\.json|metrics\.jsonl|{_CHECKPOINT.pattern}"
+            for folder in (directory, directory / "checkpoints"):
+                for left in half_written(folder, written):
+                    left.unlink()
             yield
     except Timeout:
         raise RunInUseError(
@@ -171,11 +159,9 @@ def _new_directory(name: str) -> Path:
     while True:
         number += 1
         directory = RUNS / f"{name}-{number:03d}"
-        try:
+        with suppress(FileExistsError):  # where another process was faster
             directory.mkdir()
-        except FileExistsError:  # another process was faster
-            continue
-        return directory
+            return directory
 
 
 def _refuse_used(run_dir: Path, resume: bool) -> None:

@@ -32,8 +32,7 @@ def load_run_dataset(config: Config, root: str | None = None) -> Dataset:
 def resolve_device(name: str) -> torch.device:
     """The device that auto, cpu or cuda stands for on this machine.
 
-    Raises:
-        DeviceError: CUDA was asked for and there is none. The CPU never replaces it silently.
+    A DeviceError where CUDA was asked for and is missing: the CPU never replaces it silently.
     """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
@@ -42,15 +41,15 @@ def resolve_device(name: str) -> torch.device:
         )
     if not available or name == "cpu":
         return torch.device("cpu")
-    if processes() > 1:  # one GPU for each
-        if local_rank() >= torch.cuda.device_count():
-            raise DeviceError(
-                f"{local_processes()} processes, but {torch.cuda.device_count()} CUDA devices "
-                "here; start as many, or use --device cpu"
-            )
-        torch.cuda.set_device(local_rank())
-        return torch.device("cuda", local_rank())
-    return torch.device("cuda")
+    if processes() == 1:
+        return torch.device("cuda")
+    if local_rank() >= (count := torch.cuda.device_count()):  # one GPU for each process
+        raise DeviceError(
+            f"{local_processes()} processes, but {count} CUDA devices "
+            "here; start as many, or use --device cpu"
+        )
+    torch.cuda.set_device(local_rank())
+    return torch.device("cuda", local_rank())
 
 
 def threads_of(config: Config) -> int:
@@ -62,7 +61,7 @@ def threads_of(config: Config) -> int:
     affinity = getattr(os, "sched_getaffinity", None)
     cores = (len(affinity(0)) if affinity else os.cpu_count() or 1) // local_processes()
     enough = config.train.batch_size >= 256 and updater_kind(config, "cpu") != "compiled"
-    return config.threads or (max(1, min(2, cores)) if enough else 1)
+    return config.threads or (2 if enough and cores >= 2 else 1)
 
 
 @contextmanager
@@ -112,15 +111,10 @@ def _git_commit() -> str | None:
     checkout = Path(__file__).parents[2]
     if not (checkout / ".git").exists():
         return None
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],  # noqa: S607 - found on PATH, as in a shell
-            cwd=checkout,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
+        return subprocess.check_output(  # noqa: S603 - a fixed command
+            command, cwd=checkout, text=True, stderr=subprocess.DEVNULL, timeout=10
+        ).strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return described.stdout.strip()

@@ -5,15 +5,14 @@ import re
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from mnist_mlp.config import Config
 from mnist_mlp.constants import TRAINING_EXAMPLES
 from mnist_mlp.errors import UsageError
-from mnist_mlp.runs.checkpoint import Checkpoint
-from mnist_mlp.runs.state import source_networks, state_shapes
+from mnist_mlp.runs.checkpoint import Checkpoint, source_networks, state_shapes, with_prefix
 from mnist_mlp.steps.backprop import autograd, chain_rule
 from mnist_mlp.steps.data import Dataset
 from mnist_mlp.steps.model import build_mlp
@@ -25,11 +24,11 @@ from mnist_mlp.updates.ranks import processes
 from mnist_mlp.updates.regularized import AveragingUpdater, DeformingUpdater, named_floats
 from mnist_mlp.updates.shared import SharedUpdater
 
-if TYPE_CHECKING:
-    from mnist_mlp.updates.compiled import CompiledUpdater
-
 UpdaterKind = Literal["compiled", "graphed", "shared", "torch"]
 OptimizerState = MutableMapping[Any, dict[str, Tensor]]
+"""For each parameter, what the optimizer keeps, by name; as `torch.optim.Optimizer.state`."""
+Made = tuple[Updater, OptimizerState, str]
+"""How updates are made, the optimizer's state, and how gradients are computed."""
 WIDE_WEIGHTS, WIDE_BATCH = 400_000, 256
 """For networks of more weights, with batches of at least so many, PyTorch's products are faster."""
 MAX_WIDTH = 65_000
@@ -46,7 +45,6 @@ class Learner:
     model: nn.Sequential
     updater: Updater
     optimizer_state: OptimizerState
-    """For each parameter, what the optimizer keeps, by name; as `torch.optim.Optimizer.state`."""
     learning_rates: Iterator[float]
     backward: str
     """How gradients are computed: compiled, chain_rule or autograd."""
@@ -55,10 +53,13 @@ class Learner:
 
     def state(self, updates: int) -> dict[str, Tensor]:
         """Tensors that only training needs: source networks, and once updated the optimizer's."""
+        networks: dict[str, nn.Module] = {"model": self.model}
+        if isinstance(self.updater, AveragingUpdater):
+            networks["average"] = self.updater.average
         state = {
             f"{kind}.{name}": tensor
-            for kind, network in self._sources().items()
-            for name, tensor in named_floats(network).items()
+            for kind in source_networks(self.config)
+            for name, tensor in named_floats(networks[kind]).items()
         }
         for name, parameter in self.model.named_parameters() if updates else ():
             for key, value in self.optimizer_state[parameter].items():
@@ -67,84 +68,57 @@ class Learner:
         return state
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Put back the network and the state that a checkpoint of the same config holds.
-
-        Raises:
-            ValueError: The checkpoint has no state to resume from.
-        """
+        """Put back what a checkpoint of the same config holds; a ValueError if that lacks state."""
         needed = state_shapes(self.config, checkpoint.update)
         if missing := needed.keys() - checkpoint.training.keys():
             raise ValueError(f"no {min(missing)}")
         # With batch norm folded in, the network for use cannot be put back, and need not be.
         if not self.config.model.batch_norm:
             self.updater.network().load_state_dict(checkpoint.model.state_dict())
-        for kind, network in self._sources().items():
-            for name, tensor in named_floats(network).items():
-                tensor.copy_(checkpoint.training[f"{kind}.{name}"])
-        for name, value in checkpoint.training.items():
-            if name.startswith("optimizer."):
-                parameter, _, key = name.removeprefix("optimizer.").rpartition(".")
-                weights = self.model.get_parameter(parameter)
-                kept = self.optimizer_state[weights].setdefault(key, value.to(weights.device))
-                kept.copy_(value)
-
-    def _sources(self) -> dict[str, nn.Module]:
-        networks: dict[str, nn.Module] = {"model": self.model}
-        if isinstance(self.updater, AveragingUpdater):
-            networks["average"] = self.updater.average
-        return {kind: networks[kind] for kind in source_networks(self.config)}
+        for name, tensor in self.state(0).items():
+            tensor.copy_(checkpoint.training[name])
+        for name, value in with_prefix("optimizer.", checkpoint.training).items():
+            parameter, _, key = name.rpartition(".")
+            weights = self.model.get_parameter(parameter)
+            kept = self.optimizer_state[weights].setdefault(key, value.to(weights.device))
+            kept.copy_(value)
 
 
 def assemble(config: Config, data: Dataset, weights: Mapping[str, Tensor] | None = None) -> Learner:
-    """Build the network of a config, on the data's device, and what trains it.
-
-    The network begins with these weights by name, or with new ones.
-    """
-    device, size = data.train.labels.device, config.train.batch_size
-    sizes, activation = config.model.layer_sizes, config.model.activation
+    """A config's network on the data's device, with these weights or new ones; what trains it."""
+    device = data.train.labels.device
 
     def new_model() -> nn.Sequential:
-        norm = config.model.batch_norm
-        model = build_mlp(sizes, activation, config.seed, batch_norm=norm)
-        if weights:
-            model.load_state_dict(weights, strict=not norm)  # integer counts are not saved
+        model = build_mlp(**config.model.model_dump(), seed=config.seed)
+        if weights:  # without batch norm's integer counts, which are not saved
+            model.load_state_dict(weights, strict=not config.model.batch_norm)
         return model.to(device)
 
     model = new_model()
     kind, problem = updater_kind(config, device.type), None
-    updater: Updater
-    state: OptimizerState
+    made: Made | None = None
     if kind == "compiled":
         try:
-            compiled = _compiled_updater(config, model, data)
-            updater, state, backward = compiled, compiled.state, "compiled"
+            made = _compiled_updater(config, model, data)
         except Exception as error:  # Numba is missing, or fails to import or to compile
             reason = re.sub(r"\S*[/\\]\S*", "…", str(error).partition("\n")[0])  # no paths
             kind, problem = "torch", f"{type(error).__name__}: {reason}"
             model = new_model()  # the other one may be laid out half
-    if kind != "compiled":
-        updater, state, backward = _torch_updater(kind, config, model, data)
+    updater, state, backward = made or _torch_updater(kind, config, model, data)
     if config.optimizer.average:
         updater = AveragingUpdater(updater, config.optimizer.average)
-    batches = math.ceil(len(data.train.labels) / size)
-    schedule = config.schedule
+    batches = math.ceil(len(data.train.labels) / config.train.batch_size)
     rates = learning_rates(
-        schedule.name,
-        config.optimizer.learning_rate,
+        learning_rate=config.optimizer.learning_rate,
         updates=config.train.epochs * batches,
-        step_updates=schedule.step_epochs * batches,
-        gamma=schedule.gamma,
-        warmup_fraction=schedule.warmup_fraction,
+        step_updates=config.schedule.step_epochs * batches,
+        **config.schedule.model_dump(exclude={"step_epochs"}),
     )
     return Learner(config, model, updater, state, rates, backward, problem)
 
 
 def weights_to_begin_with(initial: Checkpoint, config: Config) -> dict[str, Tensor]:
-    """A checkpoint's weights, for the network of a config.
-
-    Raises:
-        UsageError: The checkpoint's network is another one.
-    """
+    """A checkpoint's weights, for the network of a config; a UsageError if it has another one."""
     ours, theirs = config.model, initial.config.model
     if ours.layer_sizes != theirs.layer_sizes or ours.activation != theirs.activation:
         networks = (f"{'-'.join(map(str, m.layer_sizes))} {m.activation}" for m in (theirs, ours))
@@ -153,14 +127,9 @@ def weights_to_begin_with(initial: Checkpoint, config: Config) -> dict[str, Tens
         return initial.model.state_dict()
     # The network for use has no batch norm any more. The one that it was made of is saved too.
     kind = source_networks(initial.config)[-1] if theirs.batch_norm else "none"
-    weights = {
-        name.removeprefix(f"{kind}."): tensor
-        for name, tensor in initial.training.items()
-        if name.startswith(f"{kind}.")
-    }
-    if not weights:
-        raise UsageError(f"{initial.path}: has no batch norm; set model.batch_norm=false")
-    return weights
+    if weights := with_prefix(f"{kind}.", initial.training):
+        return weights
+    raise UsageError(f"{initial.path}: has no batch norm; set model.batch_norm=false")
 
 
 def updater_kind(config: Config, device: str) -> UpdaterKind:
@@ -179,19 +148,17 @@ def updater_kind(config: Config, device: str) -> UpdaterKind:
     return "compiled" if compiled else "torch"
 
 
-def _compiled_updater(config: Config, model: nn.Sequential, data: Dataset) -> "CompiledUpdater":
+def _compiled_updater(config: Config, model: nn.Sequential, data: Dataset) -> Made:
     from mnist_mlp.updates.compiled import CompiledUpdater
     from mnist_mlp.updates.loop import OptimizerSettings
 
     how = config.optimizer
-    return CompiledUpdater(
+    updater = CompiledUpdater(
         model,
         OptimizerSettings(
             adaptive=how.name != "sgd",
             decoupled=how.name == "adamw",
-            momentum=how.momentum,
-            nesterov=how.nesterov,
-            weight_decay=how.weight_decay,
+            **how.model_dump(include={"momentum", "nesterov", "weight_decay"}),
         ),
         data.train,
         config.train.batch_size,
@@ -199,12 +166,10 @@ def _compiled_updater(config: Config, model: nn.Sequential, data: Dataset) -> "C
         seed=config.seed,
         every_batch=how.average > 0,
     )
+    return updater, updater.state, "compiled"
 
 
-def _torch_updater(
-    kind: UpdaterKind, config: Config, model: nn.Sequential, data: Dataset
-) -> tuple[Updater, OptimizerState, str]:
-    """The updater, the optimizer's state, and how gradients are computed."""
+def _torch_updater(kind: UpdaterKind, config: Config, model: nn.Sequential, data: Dataset) -> Made:
     optimizer = build_optimizer(
         model.parameters(),
         **config.optimizer.model_dump(exclude={"average"}),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Container
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -39,17 +40,18 @@ class Record:
         self.reported = directory if kept else None
         """The directory to tell people; None in a dry run, and without a directory."""
         self.examples, self.test = len(data.train.labels), data.test
+        self.batches = math.ceil(self.examples / self.config.train.batch_size)  # in an epoch
         self.parameters = sum(layer.parameters for layer in count_parameters(learner.model))
         self.data_hashes = {name: _sha256(*split) for name, split in data.splits().items()}
+        begun_with = initial and {
+            "run": initial.run_name,
+            "checkpoint": initial.path.name,
+            "weights_sha256": weights_sha256(initial.model),
+        }
         self.environment = describe_environment(self.config.seed, data.train.labels.device) | {
             "backward": learner.backward,
             "compiler_problem": learner.compiler_problem,
-            "init_from": initial
-            and {
-                "run": initial.run_name,
-                "checkpoint": initial.path.name,
-                "weights_sha256": weights_sha256(initial.model),
-            },
+            "init_from": begun_with,
         }
         self.environment["same_bits_with"] = deciding(self.environment)
         self.rows: list[EpochResult] = []

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from mnist_mlp.config import Config
 from mnist_mlp.errors import CheckpointError, DataError, UsageError
 from mnist_mlp.runs.checkpoint import Checkpoint
 from mnist_mlp.runs.directory import list_checkpoints, read_rows
@@ -30,17 +29,11 @@ RESUMABLE = (
 def resume_run(checkpoint: Checkpoint, record: Record) -> tuple[Position, float]:
     """Put a run back to where a checkpoint was written, its files included.
 
-    Returns:
-        Where to go on, and the seconds of training so far.
-
-    Raises:
-        UsageError: The config has changed in a key that may not change.
-        DataError: The data set is not the one that the run was trained on.
-        CheckpointError: Parts of the checkpoint contradict each other, or metrics are missing.
+    Returns where to go on, and the seconds of training so far. A UsageError where a key has changed
+    that may not, a DataError where the data set has, and a CheckpointError where parts of the
+    checkpoint contradict each other, or metrics are missing.
     """
-    batches = math.ceil(record.examples / checkpoint.config.train.batch_size)
-    epochs_begun = math.ceil(checkpoint.update / batches)
-    _refuse_changes(checkpoint.config, record.config, epochs_begun)
+    _refuse_changes(checkpoint, record)
     for name, digest in checkpoint.data_hashes.items():
         if digest != record.data_hashes.get(name):
             raise DataError(
@@ -53,7 +46,7 @@ def resume_run(checkpoint: Checkpoint, record: Record) -> tuple[Position, float]
     if checkpoint.order_hash != record.order_hash(checkpoint.epoch + 1):
         log.warning("resuming, but not bit for bit: PyTorch shuffles the examples differently")
     try:
-        position, seconds = _restore(checkpoint, record)
+        resumed = _restore(checkpoint, record)
         rows = _rows(checkpoint, record)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{checkpoint.path}: cannot be resumed from: {error}") from None
@@ -63,7 +56,7 @@ def resume_run(checkpoint: Checkpoint, record: Record) -> tuple[Position, float]
         # It is damaged, or it would have been chosen. It must not be chosen next time either.
         newer.replace(newer.with_name(f"{newer.name}.damaged"))
     record.begin(rows)
-    return position, seconds
+    return resumed
 
 
 def refuse_lost_weights(run_dir: Path) -> None:
@@ -76,8 +69,9 @@ def refuse_lost_weights(run_dir: Path) -> None:
             )
 
 
-def _refuse_changes(was: Config, now: Config, epochs_begun: int) -> None:
-    old, new = was.flat(), now.flat()
+def _refuse_changes(checkpoint: Checkpoint, record: Record) -> None:
+    now = record.config
+    old, new = checkpoint.config.flat(), now.flat()
     shaped = now.schedule.name in ("cosine", "one_cycle")
     for key, value in new.items():
         if value != old[key] and (key not in RESUMABLE or (key == "train.epochs" and shaped)):
@@ -86,7 +80,7 @@ def _refuse_changes(was: Config, now: Config, epochs_begun: int) -> None:
                 f"{key}: {old[key]} in the run, {value} now; a run is resumed as it was begun"
                 f"{reason if key == 'train.epochs' else ''}; --init-from begins a new one"
             )
-    if now.train.epochs < epochs_begun:
+    if now.train.epochs < (epochs_begun := math.ceil(checkpoint.update / record.batches)):
         raise UsageError(f"train.epochs: {now.train.epochs}, but {epochs_begun} are done or begun")
 
 
@@ -100,13 +94,11 @@ def _changes(was: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
 
 def _restore(checkpoint: Checkpoint, record: Record) -> tuple[Position, float]:
     """Put back the network and the optimizer; where to go on, and the seconds so far."""
-    learner = record.learner
-    learner.restore(checkpoint)
-    device = next(learner.model.parameters()).device
+    record.learner.restore(checkpoint)
+    device = record.test.labels.device
     losses = checkpoint.training.get("losses", torch.empty(0)).to(device)
-    batches = math.ceil(record.examples / learner.updater.batch_size)
-    within = checkpoint.update - checkpoint.epoch * batches
-    if len(losses) != within * learner.updater.batch_size:
+    within = checkpoint.update - checkpoint.epoch * record.batches
+    if len(losses) != within * record.config.train.batch_size:
         raise ValueError(f"update {checkpoint.update} and {len(losses)} losses do not agree")
     correct, seconds = int(checkpoint.progress["correct"]), checkpoint.progress["seconds"]
     return Position(checkpoint.epoch + 1, losses, correct), float(seconds)

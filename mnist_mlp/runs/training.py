@@ -23,25 +23,13 @@ from mnist_mlp.runs.checkpoint import (
     weights_sha256,
 )
 from mnist_mlp.runs.directory import list_checkpoints, open_directory, refuse_unusable
-from mnist_mlp.runs.environment import (
-    cpu_threads,
-    load_config_dataset,
-    resolve_device,
-    threads_of,
-)
+from mnist_mlp.runs.environment import cpu_threads, load_config_dataset, resolve_device, threads_of
 from mnist_mlp.runs.learner import assemble, weights_to_begin_with
 from mnist_mlp.runs.record import Record
 from mnist_mlp.runs.resume import refuse_lost_weights, resume_run
 from mnist_mlp.steps.data import Dataset, Split
 from mnist_mlp.steps.train import EpochResult, Position, Progress, train
-from mnist_mlp.updates.collectives import (
-    bytes_of_rank_0,
-    joined,
-    largest_of_processes,
-    remember_run_directory,
-    remembered_run_directory,
-    wait_for_processes,
-)
+from mnist_mlp.updates import collectives
 from mnist_mlp.updates.ranks import local_rank, processes, rank
 
 DRY_RUN_BATCHES = 2
@@ -109,33 +97,30 @@ def run_events(
 ) -> Generator[RunEvent, None, None]:
     """Train, as a stream of events: a `RunStart`, what `train` yields, a `RunResult`.
 
-    Args:
-        config: To resume, the run's config, except for the keys in `resume.RESUMABLE`.
-        run_dir: Where the run is recorded; to resume, the run.
-        dry_run: Do everything on two batches, in a folder that is removed again.
-        resume: Go on from the newest whole checkpoint, or from the start if there is none.
-        init_from: A run or checkpoint, with whose weights a new run's network begins.
-        stop: Called between updates, a few times a second. Returns the number of a signal if the
-            run is to save and end.
+    To resume a run means to go on from its newest whole checkpoint, or from the start if there is
+    none; its config may change in the keys in `resume.RESUMABLE`. A dry run does everything on two
+    batches, in a folder that is removed again. `init_from` is a run or checkpoint, with whose
+    weights a new run's network begins. `stop` is called between updates, a few times a second; when
+    it returns the number of a signal, the run saves and ends.
     """
     if config.model.batch_norm and processes() > 1:
         raise UsageError("model.batch_norm: trains in one process, since it looks at whole batches")
     device = resolve_device(config.device)
-    if begun := remembered_run_directory():  # torchrun has restarted the processes of a run
+    if begun := collectives.remembered_run_directory():  # torchrun has restarted the processes
         run_dir, resume = begun, True
     leads = rank() == 0
     if leads and run_dir is not None and not resume:
         refuse_unusable(Path(run_dir))
     initial = load_checkpoint(init_from) if init_from else None
     weights = weights_to_begin_with(initial, config) if initial else None
-    with cpu_threads(threads_of(config)), joined(device):
+    with cpu_threads(threads_of(config)), collectives.joined(device):
         data = _load_in_turn(config, device)
         if dry_run:
             config, data = _shortened(config, data)
         opened = open_directory(config.name, run_dir, resume=resume, dry_run=dry_run)
         with opened if leads else nullcontext() as directory:
             if directory and not dry_run:
-                remember_run_directory(str(directory))
+                collectives.remember_run_directory(str(directory))
             checkpoint = _checkpoint_of_rank_0(directory if resume else None, device)
             if directory and resume and not (checkpoint or initial):
                 refuse_lost_weights(directory)
@@ -156,12 +141,9 @@ def run_events(
             try:
                 yield from _train(record, data, position, seconds, stop)
             except DivergedError as error:
-                raise DivergedError(f"{error}; {_last_good(record)}") from None
-
-
-def _last_good(record: Record) -> str:
-    good = list_checkpoints(record.reported) if record.reported else []
-    return f"the last good checkpoint is {good[-1]}" if good else "nothing was saved"
+                good = list_checkpoints(record.reported) if record.reported else []
+                saved = f"the last good checkpoint is {good[-1]}" if good else "nothing was saved"
+                raise DivergedError(f"{error}; {saved}") from None
 
 
 def _train(
@@ -170,7 +152,7 @@ def _train(
     """Train and record what happens. `before`: seconds of training before `start_at`."""
     config, device = record.config, data.train.labels.device
     started = saved = time.monotonic()
-    if largest_of_processes(record.ended, device):  # nothing is left to do
+    if collectives.largest_of_processes(record.ended, device):  # nothing is left to do
         yield _result(record, data.name, before)
         return
     for event in train(
@@ -182,7 +164,7 @@ def _train(
         test_each_epoch=config.train.test_each_epoch,
         resume=start_at,
     ):
-        stopped = largest_of_processes(stop() or 0, device)
+        stopped = collectives.largest_of_processes(stop() or 0, device)
         seconds = before + time.monotonic() - started
         if isinstance(event, Progress):
             yield event
@@ -191,7 +173,7 @@ def _train(
                 raise _stopped(stopped, event.updates, record.reported)
             continue
         row = record.add(replace(event, seconds=before + event.seconds))
-        ended = largest_of_processes(record.ended, device)
+        ended = collectives.largest_of_processes(record.ended, device)
         if record.save_is_due() or (stopped and row.epoch):
             record.save(seconds)
             saved = time.monotonic()
@@ -224,10 +206,10 @@ def _advise(record: Record, data: Dataset) -> Iterator[RunWarning]:
 def _load_in_turn(config: Config, device: torch.device) -> Dataset:
     """Load the data. The first process of each machine goes first: it may have to download them."""
     if local_rank() > 0:
-        wait_for_processes(device)
+        collectives.wait_for_processes(device)
     data = load_config_dataset(config).to(device)
     if local_rank() == 0:
-        wait_for_processes(device)
+        collectives.wait_for_processes(device)
     return data
 
 
@@ -243,7 +225,9 @@ def _checkpoint_of_rank_0(run_dir: Path | None, device: torch.device) -> Checkpo
     checkpoint = newest_good_checkpoint(run_dir) if run_dir else None
     if processes() == 1:
         return checkpoint
-    content = bytes_of_rank_0(checkpoint.path.read_bytes() if checkpoint else b"", device)
+    content = collectives.bytes_of_rank_0(
+        checkpoint.path.read_bytes() if checkpoint else b"", device
+    )
     if rank() == 0 or not content:
         return checkpoint
     with tempfile.TemporaryDirectory() as scratch:

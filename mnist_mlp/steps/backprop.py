@@ -33,10 +33,8 @@ def autograd(model: nn.Module) -> Backward:
 def chain_rule(model: nn.Sequential) -> Backward:
     """Gradients by the lesson's formula, for a model that `is_linear_relu_stack` accepts.
 
-    They are written into `.grad` tensors that are made here: do not call `zero_grad`.
-
-    Raises:
-        ValueError: The model is of another kind.
+    They are written into `.grad` tensors that are made here: do not call `zero_grad`. A ValueError
+    for a model of another kind.
     """
     if not is_linear_relu_stack(model):
         raise ValueError("the chain rule by hand covers Linear and ReLU in turn; use autograd")
@@ -72,12 +70,6 @@ def chain_rule(model: nn.Sequential) -> Backward:
 def is_linear_relu_stack(model: nn.Module) -> bool:
     """Whether a model is Flatten, then Linear (with bias) and ReLU in turn, ending in Linear."""
     modules = list(model.children())
-    linear, relu = modules[1::2], modules[2::2]
-    return (
-        isinstance(model, nn.Sequential)
-        and len(modules) > 1
-        and len(modules) % 2 == 0
-        and type(modules[0]) is nn.Flatten
-        and all(type(module) is nn.Linear and module.bias is not None for module in linear)
-        and all(type(module) is nn.ReLU for module in relu)
-    )
+    kinds = [nn.Flatten, nn.Linear, *[nn.ReLU, nn.Linear] * (len(modules) // 2 - 1)]
+    has_biases = all(getattr(module, "bias", None) is not None for module in modules[1::2])
+    return isinstance(model, nn.Sequential) and [*map(type, modules)] == kinds and has_biases

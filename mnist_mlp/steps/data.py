@@ -42,25 +42,16 @@ class Dataset(NamedTuple):
     test: Split
 
     def split(self, name: str) -> Split:
-        """The split called train, validation or test.
-
-        Raises:
-            DataError: There is no validation split.
-        """
-        split: Split | None = getattr(self, name)
-        if split is None:
+        """The split called train, validation or test; a DataError if there is no validation."""
+        if name not in self.splits():
             raise DataError(
                 f"{self.name} has no {name} split: data.validation is 0; use --split train or test"
             )
-        return split
+        return self.splits()[name]
 
     def splits(self) -> dict[str, Split]:
         """The splits that exist, by name."""
-        return {
-            name: split
-            for name in ("train", "validation", "test")
-            if (split := getattr(self, name)) is not None
-        }
+        return {name: part for name, part in self._asdict().items() if isinstance(part, Split)}
 
     def to(self, device: torch.device) -> "Dataset":
         """The same data on another device."""
@@ -80,14 +71,10 @@ def load_dataset(
     validation: int = 0,
     seed: int = 0,
 ) -> Dataset:
-    """Load a data set into memory, on the CPU.
+    """Load mnist or digits into memory, on the CPU.
 
-    Args:
-        name: mnist or digits.
-        root: The folder that holds `MNIST/raw/`.
-        mirrors: Addresses to try before torchvision's own when MNIST has to be downloaded.
-        validation: How many training examples to hold out; the seed decides which.
-        seed: See validation.
+    The root holds `MNIST/raw/`. Mirrors are addresses to try before torchvision's own when MNIST
+    has to be downloaded. `validation` training examples are held out; the seed decides which.
 
     Raises:
         DataError: A file is altered, or missing and cannot be downloaded.
@@ -128,19 +115,14 @@ def _load_mnist(root: str | Path, mirrors: Sequence[str]) -> tuple[Split, Split]
     # The files hold one byte for each pixel or label, after a header of four numbers (images) or
     # two (labels), four bytes each. torchvision.datasets.MNIST reads the same numbers, but
     # importing it takes a second.
-    contents = {n: bytearray(file.content) for n, file in read_mnist(root, mirrors).items()}
-    train, test = (
-        Split(
-            pixels=torch.frombuffer(contents[f"{part}-images-idx3-ubyte"], dtype=torch.uint8)[
-                16:
-            ].view(-1, INPUT_SIZE),
-            labels=torch.frombuffer(contents[f"{part}-labels-idx1-ubyte"], dtype=torch.uint8)[
-                8:
-            ].long(),
-        )
-        for part in ("train", "t10k")
+    images, labels, test_images, test_labels = (
+        torch.frombuffer(bytearray(file.content), dtype=torch.uint8)[16 if "idx3" in name else 8 :]
+        for name, file in read_mnist(root, mirrors).items()
     )
-    return train, test
+    return (
+        Split(images.view(-1, INPUT_SIZE), labels.long()),
+        Split(test_images.view(-1, INPUT_SIZE), test_labels.long()),
+    )
 
 
 def _load_digits() -> tuple[Split, Split]:

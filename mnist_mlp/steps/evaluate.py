@@ -38,17 +38,11 @@ class Evaluation(NotebookHtml):
         """Precision, recall, F1 and support of each digit, from the confusion matrix."""
         scores = []
         for digit, row in enumerate(self.confusion_matrix):
-            correct, support = row[digit], sum(row)
+            right, support = row[digit], sum(row)
             predicted = sum(other[digit] for other in self.confusion_matrix)
-            scores.append(
-                DigitScores(
-                    digit=digit,
-                    precision=correct / predicted if predicted else 0.0,
-                    recall=correct / support if support else 0.0,
-                    f1=2 * correct / (predicted + support) if predicted + support else 0.0,
-                    support=support,
-                )
-            )
+            parts = ((right, predicted), (right, support), (2 * right, predicted + support))
+            precision, recall, f1 = (part / whole if whole else 0.0 for part, whole in parts)
+            scores.append(DigitScores(digit, precision, recall, f1, support))
         return scores
 
 

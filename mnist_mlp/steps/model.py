@@ -33,16 +33,13 @@ def build_mlp(
 ) -> nn.Sequential:
     """A multilayer perceptron. Maps images (B, 784), (B, 28, 28) or (B, 1, 28, 28) to logits.
 
-    Its modules are called `layer1`, `relu1`, `layer2`, ...; `layer1.weight` is (128, 784). Weights
-    and biases start as `nn.Linear` starts them: uniform within ±1/√inputs.
+    Its modules are called `layer1`, `relu1`, `layer2`, ...; `layer1.weight` is (128, 784). The
+    activation, a key of `ACTIVATIONS`, follows every layer but the last. For training `batch_norm`
+    inserts `norm1`, `norm2`, ... before it; `fold_batch_norm` removes them again.
 
-    Args:
-        layer_sizes: Inputs, units of each hidden layer, classes.
-        activation: A key of `ACTIVATIONS`, used after every layer but the last.
-        seed: Gives the numbers that `torch.manual_seed(seed)` would give, and leaves PyTorch's
-            global generator as it was. None uses the global generator.
-        batch_norm: Insert `norm1`, `norm2`, ... between each hidden layer and its activation, for
-            training. `fold_batch_norm` removes them again.
+    Weights and biases start as `nn.Linear` starts them: uniform within ±1/√inputs. A seed gives the
+    numbers that `torch.manual_seed(seed)` would give, and leaves PyTorch's global generator as it
+    was. None uses the global generator.
     """
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:

@@ -6,6 +6,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import repeat
+from typing import Any
 
 import torch
 from torch import nn
@@ -46,17 +47,11 @@ def build_optimizer(
     if name == "sgd" and not (momentum or weight_decay or graphed):
         return GradientDescent(parameters, learning_rate)
     rate = torch.tensor(learning_rate, device=parameters[0].device) if graphed else learning_rate
+    # Fused: one pass over the weights instead of several.
+    how: dict[str, Any] = {"lr": rate, "weight_decay": weight_decay, "fused": True}
     if name == "sgd":
-        return SGD(
-            parameters,
-            lr=rate,
-            momentum=momentum,
-            nesterov=nesterov and momentum > 0,
-            weight_decay=weight_decay,
-            fused=True,  # one pass over the weights instead of several
-        )
-    adaptive = Adam if name == "adam" else AdamW
-    return adaptive(parameters, lr=rate, weight_decay=weight_decay, fused=True, capturable=graphed)
+        return SGD(parameters, momentum=momentum, nesterov=nesterov and momentum > 0, **how)
+    return (Adam if name == "adam" else AdamW)(parameters, capturable=graphed, **how)
 
 
 def learning_rates(

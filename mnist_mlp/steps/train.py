@@ -170,31 +170,24 @@ def fit(
 ) -> Iterator[Progress | EpochResult]:
     """Train a model in place with a PyTorch optimizer, while one iterates over what this yields.
 
-    See `train`, which yields it.
-
-    Args:
-        model: Maps images (B, 784) to logits (B, 10), on the data's device.
-        data: The test split is only reported; it decides nothing.
-        optimizer: For the model's parameters, in one group.
-        epochs: Passes over the training split.
-        batch_size: Examples in a batch; the last one of an epoch may be smaller.
-        seed: Decides the order of the examples.
-        learning_rates: One for each update of the run; by default the optimizer's own.
-        backward: `chain_rule(model)`, or by default `autograd(model)`.
-        test_each_epoch: False: evaluate the test split only after the last epoch.
+    See `train`, which yields it. The model maps images (B, 784) to logits (B, 10), on the data's
+    device; the optimizer has its parameters in one group. The last batch of an epoch may be
+    smaller. The seed decides the order of the examples. `learning_rates` has one for each update of
+    the run; by default it is the optimizer's own. `backward` is `chain_rule(model)`, or by default
+    `autograd(model)`. The test split is only reported, without `test_each_epoch` after the last
+    epoch only; it decides nothing.
 
     Raises:
         DivergedError: A loss is not finite, or after an epoch a weight. It names the update.
         ValueError: There are fewer learning rates than updates.
     """
     updater = TorchUpdater(model, optimizer, backward or autograd(model), data.train, batch_size)
-    if learning_rates is None:
-        learning_rates = repeat(float(optimizer.param_groups[0]["lr"]))
+    own_rates = repeat(float(optimizer.param_groups[0]["lr"]))
     return train(
         updater,
         data,
         epochs=epochs,
-        learning_rates=learning_rates,
+        learning_rates=own_rates if learning_rates is None else learning_rates,
         seed=seed,
         test_each_epoch=test_each_epoch,
     )
@@ -244,8 +237,7 @@ class _Tracker:
     ) -> None:
         examples, device = len(data.train.labels), data.train.labels.device
         self.updater, self.data = updater, data
-        rates = iter(learning_rates)
-        self.learning_rate = next(rates)
+        self.learning_rate = next(rates := iter(learning_rates))
         self.learning_rates = chain([self.learning_rate], rates)
         self.epochs, self.test_each_epoch = epochs, test_each_epoch
         self.batches = math.ceil(examples / updater.batch_size)
@@ -308,11 +300,9 @@ class _Tracker:
         if not all(bool(weight.isfinite().all()) for weight in self.updater.model.parameters()):
             raise self._diverged("a weight after", epoch * self.batches)
         with_test = self.test_each_epoch or epoch == self.epochs
+        splits = {"validation": data.validation, "test": data.test if with_test else None}
         held_out: dict[str, float | None] = {}
-        for name, split in {
-            "validation": data.validation,
-            "test": data.test if with_test else None,
-        }.items():
+        for name, split in splits.items():
             evaluation = evaluate_model(network, *split) if split else None
             if evaluation and not math.isfinite(evaluation.loss):
                 raise self._diverged("the loss after", epoch * self.batches)

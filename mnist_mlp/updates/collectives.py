@@ -24,8 +24,7 @@ _RUN_DIRECTORY = "mnist_mlp/run_directory"
 def joined(device: torch.device) -> Iterator[None]:
     """Be connected to the other processes inside a `with` block.
 
-    Raises:
-        LostProcessError: Another process does not start, or ends early.
+    Here as below, a LostProcessError where another process does not start, or ends early.
     """
     if processes() == 1:
         yield

@@ -67,14 +67,9 @@ State = dict[Tensor, dict[str, Tensor]]
 class CompiledUpdater(Updater):
     """Updates of a stack of Linear, BatchNorm1d if any, and ReLU, by `make_updates`.
 
-    Args:
-        model: As `build_mlp` makes it, on the CPU. Its parameters become views of one tensor.
-        optimizer: Step 7's settings.
-        train: The training split.
-        batch_size: Examples in an update.
-        deformation: Deforms the images, in a second thread that is one batch ahead.
-        seed: Decides the deformation.
-        every_batch: Yield after every batch, instead of after some milliseconds.
+    The model is as `build_mlp` makes it, on the CPU; its parameters become views of one tensor. A
+    second thread deforms the images, as the seed decides, and is one batch ahead. With
+    `every_batch` a run yields after every batch, instead of after some milliseconds.
     """
 
     def __init__(
@@ -122,14 +117,13 @@ class CompiledUpdater(Updater):
             all_lists = _one_ahead(self._lists, calls)
         for call, lists in zip(calls, all_lists, strict=True):
             rows = slice(call.start * size, call.stop * size)
-            arguments = (lists, labels[rows], logits[rows].numpy(), rates[call], size)
+            batches = (lists, labels[rows], logits[rows].numpy(), rates[call], size)
+            before = updates + call.start
             # Moments of weights whose gradient stays 0 decay to denormal numbers, which take a CPU
             # a hundred times as long.
             torch.set_flush_denormal(True)
             try:
-                _MAKE_UPDATES.call(
-                    self.space, self.norms, self.optimizer, *arguments, updates + call.start
-                )
+                _MAKE_UPDATES.call(self.space, self.norms, self.optimizer, *batches, before)
             finally:
                 torch.set_flush_denormal(False)
             for step in self.steps:
@@ -171,9 +165,7 @@ def _lay_out(
     flat = torch.zeros(4, sum(sizes), dtype=dtype)  # θ, its gradient, two moments
     running = torch.zeros(3 * sum(widths), dtype=dtype)
     begins, listed = np.zeros((len(pairs), size), np.int64), 0
-    keys = (
-        ["exp_avg", "exp_avg_sq"] if how.adaptive else ["momentum_buffer"] if how.momentum else []
-    )
+    keys = ["exp_avg", "exp_avg_sq"] if how.adaptive else ["momentum_buffer"] * (how.momentum > 0)
     state: State = {}
     for k, (linear, norm) in enumerate(pairs):
         tables = torch.split(flat, sizes, dim=1)[k].view(4, heights[k], widths[k])

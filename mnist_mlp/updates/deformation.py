@@ -27,18 +27,16 @@ AFFINE_NUMBERS = 6
 
 @dataclass(frozen=True)
 class Deformation:
-    """How strongly images are deformed: each affine amount is uniform between −value and +value."""
+    """How strongly images are deformed: each affine amount is uniform between −value and +value.
+
+    The units are those of `config.AugmentConfig`.
+    """
 
     rotation: float = 0.0
-    """Degrees."""
     scale: float = 0.0
-    """Relative growth or shrinkage of each axis."""
     shear: float = 0.0
-    """Columns that a row moves for each row of distance from the middle."""
     translation: float = 0.0
-    """Pixels along each axis."""
     elastic: float = 0.0
-    """Standard deviation, in pixels, of the elastic grid's displacements."""
 
     def sample(self, examples: int, seed: int, epoch: int) -> Tensor:
         """An epoch's random numbers (examples, numbers of one image), on the CPU.
@@ -49,9 +47,7 @@ class Deformation:
         """
         generator = keyed_generator(seed, "augment", epoch)
         uniform = torch.rand(examples, AFFINE_NUMBERS, generator=generator).mul_(2).sub_(1)
-        if not self.elastic:
-            return uniform
-        grid = torch.randn(examples, 2 * GRID**2, generator=generator)
+        grid = torch.randn(examples, 2 * GRID**2 * bool(self.elastic), generator=generator)
         return torch.cat([uniform, grid], dim=1)
 
     def maps(self, noise: Tensor) -> Tensor:

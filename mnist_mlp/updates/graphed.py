@@ -67,24 +67,22 @@ class GraphedUpdater(DeformingUpdater):
         Before recording, libraries and the optimizer need a few updates to initialise themselves.
         These are undone afterwards, in the position, the model and the optimizer's state.
         """
-        weights = {name: value.clone() for name, value in named_floats(self.model).items()}
-        state = {
-            (parameter, key): value.clone()
-            for parameter, values in self.optimizer.state.items()
-            for key, value in values.items()
-        }
+        before = {key: value.clone() for key, value in self._changing()}
         replay = self._warm_up_and_record(count, batch)
         self.batch.fill_(batch)
         with torch.no_grad():
-            for name, value in named_floats(self.model).items():
-                value.copy_(weights[name])
-            for owner, values in self.optimizer.state.items():
-                for key, value in values.items():
-                    if (owner, key) in state:
-                        value.copy_(state[owner, key])
-                    else:
-                        value.zero_()  # the state that an optimizer starts with
+            for key, value in self._changing():
+                if key in before:
+                    value.copy_(before[key])
+                else:
+                    value.zero_()  # the state that an optimizer starts with
         return replay
+
+    def _changing(self) -> Iterator[tuple[object, Tensor]]:
+        """What an update changes, by the name of a weight, or by its parameter and its own."""
+        yield from named_floats(self.model).items()
+        for parameter, values in self.optimizer.state.items():
+            yield from (((parameter, key), value) for key, value in values.items())
 
     def _warm_up_and_record(self, count: int, batch: int) -> Callable[[], None]:
         cuda = self.batch.device.type == "cuda"

@@ -12,10 +12,7 @@ def list_lit(images: Array, scale: float, like: Array) -> tuple[Array, Array, Ar
     Those of image i are at starts[i]:starts[i + 1]. Pixels are counted from 1, and their values
     divided by the scale, in the dtype of `like`.
     """
-    lit, real = 0, like.dtype.type
-    for n in range(images.shape[0]):
-        for pixel in range(images.shape[1]):
-            lit += images[n, pixel] != 0
+    lit, real = np.count_nonzero(images), like.dtype.type
     starts = np.zeros(images.shape[0] + 1, np.int64)
     inputs, values = np.empty(lit, np.uint16), np.empty(lit, like.dtype)
     at = 0
@@ -63,8 +60,7 @@ def deform(pixels: Array, index: Array, maps: Array, like: Array) -> Array:
     for n in range(len(index)):
         for y in range(SIDE):
             for x in range(SIDE):
-                value = real(pixels[index[n], y * SIDE + x]) / real(255)
-                framed[(y + 1) * frame + x + 1] = value
+                framed[(y + 1) * frame + x + 1] = real(pixels[index[n], y * SIDE + x]) / real(255)
         dx, dy = maps[n, 0, 0] * half, maps[n, 1, 0] * half
         for y in range(SIDE):
             x0 = (maps[n, 0, 1] * across[y] + maps[n, 0, 2]) * half + shift

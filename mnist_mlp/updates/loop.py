@@ -8,6 +8,7 @@ are padded with zeros to whole vector registers.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import numba
@@ -38,14 +39,10 @@ def inner(function: Function, **options: Any) -> Function:
     return njit(**OPTIONS, **inner_only, **options)(function)  # type: ignore[no-any-return]
 
 
-def inlined(function: Function) -> Function:
-    """Compile a function as a part of those that call it, which is quicker to compile."""
-    return inner(function, inline="always")
-
-
-def disjoint(function: Function) -> Function:
-    """`inner`, for functions whose array arguments do not overlap."""
-    return inner(function, pipeline_class=_DisjointArrays)
+inlined = partial(inner, inline="always")
+"""Compiles a function as a part of those that call it, which is quicker to compile."""
+disjoint = partial(inner, pipeline_class=_DisjointArrays)
+"""`inner`, for functions whose array arguments do not overlap."""
 
 
 class Workspace(NamedTuple):
@@ -168,8 +165,7 @@ def normalize(z: Array, normal: Array, theta: Array, running: Array) -> None:
     for e in range(examples):
         for j in range(len(mean)):
             mean[j] += z[e, j] / real(examples)
-    for j in range(len(mean)):
-        deviation[j] = 0
+    deviation[:] = 0
     for e in range(examples):
         for j in range(len(mean)):
             normal[e, j] = z[e, j] - mean[j]
@@ -246,23 +242,13 @@ def sgd(
 
 
 @inner
-def theta_of(flat: Array, shapes: Array, k: int) -> Array:
-    """Layer k's part (1 + inputs, outputs) of θ or an array like it."""
+def rows_of(flat: Array, shapes: Array, k: int, rows: int = 0) -> Array:
+    """Layer k's part (rows, outputs) of an array with so many rows per layer; 0: as θ has them."""
     start = 0
     for before in range(k):
-        start += shapes[before, 0] * shapes[before, 1]
-    height, width = shapes[k]
+        start += (rows or shapes[before, 0]) * shapes[before, 1]
+    height, width = rows or shapes[k, 0], shapes[k, 1]
     return flat[start : start + height * width].reshape(height, width)
-
-
-@inner
-def rows_of(flat: Array, shapes: Array, k: int, rows: int) -> Array:
-    """Layer k's part (rows, outputs) of an array with so many rows per layer."""
-    start = 0
-    for before in range(k):
-        start += rows * shapes[before, 1]
-    width = shapes[k, 1]
-    return flat[start : start + rows * width].reshape(rows, width)
 
 
 @inlined
@@ -319,40 +305,31 @@ def make_updates(
     size: int,
     t: int,
 ) -> None:
-    """Step 8: for each batch of N examples: forward pass, loss, backward pass, update.
+    """Step 8 on N examples: for each batch: forward pass, loss, backward pass, update.
 
-    Args:
-        space: The network, and room for what is computed.
-        norms: Batch normalisation; None without it.
-        how: The optimizer; None adds each example's gradient of plain gradient descent to the
-            weights, which is for small batches: each addition rounds.
-        lit: The examples' pixels that are not 0.
-        labels: (N,).
-        logits: (N, C), written.
-        learning_rates: One for each batch.
-        size: Examples in a batch; the last one may be smaller.
-        t: Updates before these.
+    Without an optimizer (`how`) each example's gradient of plain gradient descent is added to the
+    weights, which is for small batches: each addition rounds. The labels are (N,), the logits
+    (N, C), and are written. Each batch has a learning rate and `size` examples; the last one may
+    have fewer. `t` updates were made before these.
     """
     real = space.theta.dtype.type
     flat = space.theta if how is None else space.gradient
     ks = range(len(space.shapes))
-    thetas = [theta_of(space.theta, space.shapes, k) for k in ks]
-    targets = [theta_of(flat, space.shapes, k) for k in ks]
+    thetas = [rows_of(space.theta, space.shapes, k) for k in ks]
+    targets = [rows_of(flat, space.shapes, k) for k in ks]
     zs = [rows_of(space.z, space.shapes, k, size) for k in ks]
-    layers = (thetas, targets, zs)
+    layers = thetas, targets, zs
     for batch in range(len(learning_rates)):
         start, rate = batch * size, learning_rates[batch]
         examples = min(size, len(labels) - start)
         for e in range(examples):
             space.begins[0, e], space.ends[0, e] = lit[0][0, start + e], lit[0][1, start + e]
-        factor = real(-rate if how is None else 1)
         forward_pass(space, norms, lit, layers, examples)
         for e in range(examples):
             loss_gradient(zs[-1][e], logits[start + e], labels[start + e], examples)
-        backward_pass(space, norms, lit, layers, examples, factor)
-        if how is not None:
-            first, second = space.moments[0], space.moments[1]
-            if how.adaptive:
-                adam(space.theta, space.gradient, first, second, how, rate, t + batch + 1)
-            else:
-                sgd(space.theta, space.gradient, first, how, rate)
+        backward_pass(space, norms, lit, layers, examples, real(-rate if how is None else 1))
+        first, second = space.moments[0], space.moments[1]
+        if how is not None and how.adaptive:
+            adam(space.theta, space.gradient, first, second, how, rate, t + batch + 1)
+        elif how is not None:
+            sgd(space.theta, space.gradient, first, how, rate)

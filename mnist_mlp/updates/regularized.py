@@ -28,8 +28,7 @@ class DeformingUpdater(TorchUpdater):
     ) -> Iterator[int]:
         """See `Updater`."""
         if self.deformation:
-            noise = self.deformation.sample(len(order), self.seed, epoch)
-            self.noise = noise.to(order.device)
+            self.noise = self.deformation.sample(len(order), self.seed, epoch).to(order.device)
         yield from super().run_epoch(epoch, order, learning_rates, done, logits)
 
     def examples(self, rows: slice | Tensor) -> tuple[Tensor, Tensor]:
@@ -48,6 +47,7 @@ class AveragingUpdater(Updater):
     def __init__(self, updater: Updater, decay: float) -> None:
         self.updater, self.decay = updater, decay
         self.model, self.batch_size = updater.model, updater.batch_size
+        self.complete, self.report_due = updater.complete, updater.report_due  # type: ignore[method-assign]
         self.average = copy.deepcopy(self.model)
         pair = (self.average, self.model)
         self._averages, self._weights = ([*named_floats(model).values()] for model in pair)
@@ -69,14 +69,6 @@ class AveragingUpdater(Updater):
     def network(self) -> nn.Sequential:
         """The averaged network, with batch normalisation folded in."""
         return fold_batch_norm(self.average)
-
-    def complete(self, logits: Tensor) -> None:
-        """See `Updater`."""
-        self.updater.complete(logits)
-
-    def report_due(self, batch: int, overdue: bool) -> bool:
-        """See `Updater`."""
-        return self.updater.report_due(batch, overdue)
 
 
 def named_floats(model: nn.Module) -> dict[str, Tensor]:

@@ -38,10 +38,9 @@ def check_network(
     low, high = measures.intensity_range(data.train.pixels)
     range_ = judge(f"{low:g} to {high:g} in the training images", (low, high) == (0, 1))
     yield fill("pixel-range", range_)
-    if len(checkpoint.config.model.layer_sizes) == 2:
-        yield fill("collapse", judge("this network is one layer", None))
-    else:
-        yield fill("collapse", judge_collapse(model, images))
+    one_layer = len(checkpoint.config.model.layer_sizes) == 2
+    alone = judge("this network is one layer", None)
+    yield fill("collapse", alone if one_layer else judge_collapse(model, images))
     yield fill("total", _check_parameters(checkpoint))
     p = torch.from_numpy(predict_probabilities(checkpoint.model, data.test.pixels))
     off = measures.sum_error(p)
@@ -90,6 +89,5 @@ def _check_records(checkpoint: Checkpoint, test: Evaluation) -> Iterator[Claim]:
     file, network = load_file(checkpoint.path), checkpoint.model.state_dict()
     equal = all(torch.equal(tensor, file[name]) for name, tensor in network.items())
     finding = judge(f"weights_sha256 {weights_sha256(checkpoint.model)}", equal)
-    yield Claim(
-        "weights", 8, "the network of this page is the one in its file", "equal", **vars(finding)
-    )
+    claim = "the network of this page is the one in its file"
+    yield Claim("weights", 8, claim, "equal", **vars(finding))

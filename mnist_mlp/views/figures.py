@@ -139,9 +139,7 @@ def draw_confusion_matrix(matrix: Sequence[Sequence[int]], footer: str) -> Figur
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure = _figure("Confusion matrix", footer, (7.2, 6.2))
     axes = figure.add_subplot()
-    image = axes.imshow(
-        np.ma.masked_equal(share, 0), cmap="Blues", norm=LogNorm(0.0005, 1), interpolation="none"
-    )
+    image = axes.imshow(np.ma.masked_equal(share, 0), cmap="Blues", norm=LogNorm(0.0005, 1))
     style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9}
     for (true, guess), count in np.ndenumerate(counts):
         text = f"{count:,}" if count else "·"
@@ -169,13 +167,9 @@ def draw_mistakes(mistakes: Sequence[Mistake], split: Split, wrong: int, footer:
     figure = _figure(title, footer, (8.4, 1.0 + 1.85 * lines))
     for place, mistake in enumerate(mistakes, start=1):
         panel = figure.add_subplot(lines, columns, place)
-        image = split.pixels[mistake.index].view(28, 28).numpy()
-        panel.imshow(image, cmap="gray_r", interpolation="none")
-        title = (
-            f"index {mistake.index}\n{mistake.label} read as {mistake.guess}\n"
-            f"{mistake.confidence:.2%} sure"
-        )
-        panel.set_title(title, fontsize=9)
+        panel.imshow(split.pixels[mistake.index].view(28, 28).numpy(), cmap="gray_r")
+        read = f"{mistake.label} read as {mistake.guess}\n{mistake.confidence:.2%} sure"
+        panel.set_title(f"index {mistake.index}\n{read}", fontsize=9)
         panel.set(xticks=[], yticks=[])
         panel.spines[:].set(visible=True, color="#cccccc")
     if not mistakes:
@@ -256,7 +250,7 @@ def draw_tiles(weights: NDArray[np.float32], footer: str) -> Figure:
     figure = _figure(f"First-layer weights{of}", footer, (9, 1.2 + height))
     axes = figure.add_subplot()
     colours = matplotlib.colormaps["RdBu_r"].with_extremes(bad="#808080")
-    image = axes.imshow(sheet, cmap=colours, vmin=-limit, vmax=limit, interpolation="none")
+    image = axes.imshow(sheet, cmap=colours, vmin=-limit, vmax=limit)
     axes.set_axis_off()
     bar = figure.colorbar(image, extend="both", shrink=0.9, aspect=30, label="weight of the pixel")
     bar.outline.set_visible(False)

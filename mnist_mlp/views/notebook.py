@@ -29,13 +29,10 @@ def train_model(
     init_from: str | Path | None = None,
     progress: bool | None = None,
 ) -> RunResult:
-    """Train as a config says and record it in a run directory.
+    """Train as a config says and record it in a new or empty folder, by default `runs/<name>-NNN`.
 
-    Args:
-        config: From `load_config`.
-        run_dir: A new or empty folder; by default `runs/<name>-NNN`.
-        init_from: A run or checkpoint, with whose weights the network begins.
-        progress: Whether to print each epoch and a live line; by default in a notebook only.
+    With `init_from`, a run or checkpoint, the network begins with its weights. `progress` prints
+    each epoch and a live line; by default it does in a notebook only.
 
     Raises:
         MnistMlpError: See `mnist_mlp.errors`.

@@ -47,10 +47,8 @@ def draw_pictures(
 ) -> Iterator[Picture]:
     """Draw every picture of a checkpoint's network.
 
-    Args:
-        checkpoint: From `load_checkpoint`.
-        data: On the CPU, for its test set; by default loaded from where the run had it.
-        rows: The run's metrics, by default from its metrics.jsonl. Without any there are no curves.
+    The data, of which the test set is used, is on the CPU; by default it is loaded from where the
+    run had it. `rows` are by default those of the run's metrics.jsonl. Without any, no curves.
     """
     data = data or load_run_dataset(checkpoint.config)
     rows = checkpoint.rows() if rows is None else rows

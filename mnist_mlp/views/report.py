@@ -34,13 +34,9 @@ def draw_report(
 ) -> Path:
     """Draw the pictures of a checkpoint into `plots/`, and write the page `report.html`.
 
-    Args:
-        checkpoint: Its file is read again.
-        data: The data set of its config, on the CPU; by default loaded from where the run had it.
-        folder: Default: the run directory, or a new folder for a checkpoint outside one.
-
-    Raises:
-        OSError: A file cannot be written; each file already written is complete.
+    The folder is by default the run directory, or a new one for a checkpoint outside any. The data
+    is the data set of the config, on the CPU; by default it is loaded from where the run had it.
+    The checkpoint's file is read again. After an OSError each file that was written is complete.
     """
     data = data or load_run_dataset(checkpoint.config)
     folder = folder or checkpoint.run_dir or Path(f"{checkpoint.path.stem}-report")
@@ -114,10 +110,8 @@ def html_table(rows: Iterable[Mapping[str, object]], kind: str = "numbers") -> s
     rows = list(rows)
     head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in rows[0])
     body = "\n".join(
-        f'<tr><th scope="row">{escape(str(first))}</th>'
-        + "".join(f"<td>{escape(str(cell))}</td>" for cell in rest)
-        + "</tr>"
-        for first, *rest in (row.values() for row in rows)
+        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>'
+        for first, *rest in ([escape(str(cell)) for cell in row.values()] for row in rows)
     )
     return (
         f'<div class="scroll" tabindex="0"><table class="{kind}">'

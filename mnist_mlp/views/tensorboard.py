@@ -26,10 +26,7 @@ def with_board(events: Iterator[RunEvent]) -> Generator[RunEvent, None, None]:
     """Pass a run's events on, and write them to the run's folder `tensorboard`.
 
     A resumed run may repeat epochs that an earlier file in the folder holds. TensorBoard hides the
-    earlier points from the first new row's epoch on.
-
-    Raises:
-        UsageError: The package tensorboard is missing; the run has not begun.
+    earlier points from the first new row's epoch on. A UsageError where tensorboard is missing.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from typing import IO, TYPE_CHECKING, Any
 
@@ -77,18 +78,15 @@ def open_console(json_: bool, quiet: bool, progress: bool = False) -> Iterator[C
 
     Where stdout is for JSON, stderr gets only warnings, or with `progress` all that is said.
     """
-
-    def console(quiet: bool) -> Console:
-        return _Console(stderr=json_, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
-
-    loud = console(quiet)
+    new = partial(_Console, stderr=json_, highlight=False, markup=False, soft_wrap=True)
+    loud = new(quiet=quiet)
     logger, handler = logging.getLogger("mnist_mlp"), logging.Handler()
     handler.emit = lambda record: loud.print(record.getMessage())  # type: ignore[method-assign]
     silent = quiet or (json_ and not progress)
     logger.setLevel(logging.WARNING if silent else logging.INFO)
     logger.addHandler(handler)
     try:
-        yield console(silent)
+        yield new(quiet=silent)
     finally:
         logger.removeHandler(handler)
 
@@ -124,7 +122,7 @@ def show_run(console: Console, events: Iterator["RunEvent"]) -> "RunResult":
             elif isinstance(event, RunWarning):
                 console.print(f"warning   {event.message}")
             elif isinstance(event, EpochResult):
-                _show_epoch(console, event, epochs, untrained)
+                _show_epoch(console, event, epochs, untrained and event.epoch == 0)
             elif isinstance(event, RunResult):
                 if event.epochs < epochs:
                     patience = f"{config.train.patience} epochs (train.patience)"
@@ -157,16 +155,15 @@ def _show_start(console: Console, start: "RunStart") -> None:
         + (f", {processes} processes" if processes > 1 else "")
     )
     if problem := where["compiler_problem"]:
-        console.print(
-            f"note      Numba does not work here, so PyTorch makes the updates: {problem}"
-        )
+        reason = f"Numba does not work here, so PyTorch makes the updates: {problem}"
+        console.print(f"note      {reason}")
     options = {
         "deformed images": any(config.augment.model_dump().values()),
         "batch normalisation": config.model.batch_norm,
         "averaged weights": config.optimizer.average,
     }
-    if any(options.values()):
-        console.print(f"with      {', '.join(name for name, used in options.items() if used)}")
+    if used := [name for name, value in options.items() if value]:
+        console.print(f"with      {', '.join(used)}")
     for key in config.ignored_settings():
         console.print(f"note      {key} has no effect in this config")
     if start.run_dir:
@@ -175,7 +172,6 @@ def _show_start(console: Console, start: "RunStart") -> None:
 
 
 def _show_epoch(console: Console, row: "EpochResult", epochs: int, untrained: bool) -> None:
-    untrained &= row.epoch == 0
     parts = [
         "untrained" if untrained else f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}",
         f"loss {show_loss(row.train_loss)}"
@@ -268,11 +264,10 @@ def show_claims(console: Console, claims: Sequence["Claim"]) -> None:
             table.add_column(name, ratio=ratio)
         table.add_column("verdict", width=7)
         table.add_column("ok", width=3)
-        for claim in claims:
-            if claim.step == step:
-                note = f"\n({claim.note})" if claim.note else ""
-                ok = "yes" if claim.ok else "NO"
-                table.add_row(claim.claim, claim.lesson, claim.computed + note, claim.verdict, ok)
+        for claim in (claim for claim in claims if claim.step == step):
+            computed = claim.computed + (f"\n({claim.note})" if claim.note else "")
+            ok = "yes" if claim.ok else "NO"
+            table.add_row(claim.claim, claim.lesson, computed, claim.verdict, ok)
         console.print(table, soft_wrap=False)
     verdicts = Counter(claim.verdict for claim in claims)
     counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
@@ -431,8 +426,7 @@ def _shape(tensor: "Tensor") -> str:
     return f"({' × '.join(map(str, tensor.shape))})"
 
 
-def _values(tensor: "Tensor", most: int = 5) -> str:
+def _values(tensor: "Tensor") -> str:
     """The first values of an array."""
-    flat = tensor.flatten()
-    shown = " ".join(f"{value:.3g}" for value in flat[:most].tolist())
-    return f"[{shown}{' ...' if len(flat) > most else ''}]"
+    first = " ".join(f"{value:.3g}" for value in tensor.flatten()[:5].tolist())
+    return f"[{first}{' ...' if tensor.numel() > 5 else ''}]"
