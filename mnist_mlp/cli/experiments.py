@@ -11,7 +11,7 @@ from mnist_mlp.runs.directory import RUNS
 from mnist_mlp.runs.listing import differences, find_runs, list_runs, sort_runs
 from mnist_mlp.runs.sweep import groups, plan, run_sweep
 from mnist_mlp.signals import stop_requested
-from mnist_mlp.views import terminal
+from mnist_mlp.views import run_tables, terminal
 
 Values = Annotated[
     list[str],
@@ -42,10 +42,10 @@ def sweep(
         with terminal.live(console) as bar:
             task = bar.add_task("", total=len(trials), rate="")
             for done, (trial, how) in enumerate(run_sweep(trials, jobs, stop), start=1):
-                terminal.show_trial(console, trial, how)
+                run_tables.show_trial(console, trial, how)
                 bar.update(task, completed=done, description=f"{done}/{len(trials)} combinations")
         rows = groups(trials)
-        terminal.show_groups(console, rows)
+        run_tables.show_groups(console, rows)
     if csv_:
         write_csv(csv_, rows)
     if json_:
@@ -79,7 +79,7 @@ def runs(
     with terminal.open_console(json_, quiet) as console:
         folders = [] if targets else [path for path in RUNS.glob("[!.]*/") if list_runs(path)]
         if found or not folders:
-            terminal.show_runs(console, found, list(differ))
+            run_tables.show_runs(console, found, list(differ))
         for folder in sorted(folders):
             console.print(f"{folder} is a folder of {len(list_runs(folder))} runs")
         if len(found) > 1 and targets and not differ:

@@ -10,7 +10,7 @@ from mnist_mlp.runs.listing import differences, find_runs
 from mnist_mlp.views.figures import draw_comparison, render
 from mnist_mlp.views.plots import Picture
 from mnist_mlp.views.report import fill_template, html_figure, html_table
-from mnist_mlp.views.terminal import describe_run
+from mnist_mlp.views.run_tables import describe_run
 
 
 def compare_runs(targets: Sequence[str | Path], folder: Path | None = None) -> Path:

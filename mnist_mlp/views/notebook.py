@@ -17,7 +17,7 @@ from mnist_mlp.pictures.preprocess import Pixels
 from mnist_mlp.runs.listing import Runs
 from mnist_mlp.runs.training import RunResult, run_events
 from mnist_mlp.steps.evaluate import Evaluation
-from mnist_mlp.views import figures, terminal
+from mnist_mlp.views import figures, run_tables, terminal
 from mnist_mlp.views.plots import Picture
 from mnist_mlp.views.report import format_claim, html_table
 
@@ -67,7 +67,9 @@ def _(claims: Claims) -> str:
 
 @to_html.register
 def _(runs: Runs) -> str:
-    return html_table(map(terminal.describe_run, runs)) if runs else f"<p>{terminal.NO_RUNS}</p>"
+    return (
+        html_table(map(run_tables.describe_run, runs)) if runs else f"<p>{run_tables.NO_RUNS}</p>"
+    )
 
 
 @to_html.register

@@ -5,7 +5,7 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from mnist_mlp.lesson.table import Claim
     from mnist_mlp.lesson.trace import Trace
     from mnist_mlp.pictures.predict import Prediction
-    from mnist_mlp.runs.listing import RunSummary
-    from mnist_mlp.runs.sweep import Trial
     from mnist_mlp.runs.training import RunEvent, RunResult, RunStart
     from mnist_mlp.steps.evaluate import Evaluation
     from mnist_mlp.steps.train import EpochResult
@@ -42,12 +40,8 @@ STEPS = {
     None: "The numbers of GPT-3",
 }
 SHADES = " ░▒▓█"
-NO_RUNS = "no runs here yet; begin with: mnist-mlp train --config digits"
 LIVE = find_spec("ipywidgets") is not None
 """Whether a notebook can show a live line."""
-GROUP_COLUMNS = (
-    "finished", "of", "validation", "validation_deviation", "test", "test_deviation", "best",
-)  # fmt: skip
 MATRIX = "confusion matrix: rows are true digits, columns are predictions"
 
 
@@ -289,82 +283,6 @@ def show_prediction(
         _show_pixels(console, (prediction.pixels / 255).tolist())
         for digit, p in enumerate(prediction.probabilities):
             console.print(f"{digit}  {p:7.2%}  {bar(p)}".rstrip())
-
-
-def describe_run(run: "RunSummary", keys: Sequence[str] = ()) -> dict[str, str]:
-    """A run's row in a table, with some keys of its config."""
-    config, results = run.config.flat(), {"valid.": run.validation_accuracy}
-    last = ["epochs", *(key.rpartition(".")[2] for key in keys)]
-    short = {n if last.count(n) == 1 else k: k for n, k in zip(last[1:], keys, strict=True)}
-    return {
-        "run": str(run.path),
-        **({name: str(config[key]) for name, key in short.items()} or {"data": run.dataset}),
-        "epochs": f"{run.epochs}" if run.finished else f"{run.epochs} of {run.epochs_wanted}",
-        **{name: percent(share) for name, share in (results | {"test": run.test_accuracy}).items()},
-        "seconds": "–" if run.seconds is None else f"{run.seconds:,.1f}",
-    }
-
-
-def show_runs(console: Console, runs: Sequence["RunSummary"], keys: Sequence[str] = ()) -> None:
-    """Print a row per run, with some keys of the config; a paragraph each where that is too wide.
-
-    A file or a pipe gets a line for each run, however long.
-    """
-    rows = [describe_run(run, keys) for run in runs]
-    if not rows:
-        console.print(NO_RUNS)
-        return
-    folder = runs[0].path.parent
-    if len(runs) > 1 and folder.parts[1:] and all(run.path.parent == folder for run in runs):
-        console.print(f"in {folder}:")
-        rows = [row | {"run": run.path.name} for row, run in zip(rows, runs, strict=True)]
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for name in rows[0]:
-        table.add_column(name, justify="left" if name in ("run", "data") else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row.values())
-    wide = console.measure(table, options=console.options.update(max_width=10_000)).maximum
-    if console.is_terminal and wide > console.width:
-        for row in rows:
-            console.print(row.pop("run"))
-            for name, value in row.items():
-                console.print(f"  {name} {value}")
-    else:
-        console.width = max(console.width, wide)
-        console.print(table)
-
-
-def show_trial(console: Console, trial: "Trial", how: str) -> None:
-    """Print a line of a sweep: the values, and the accuracies or what happened."""
-    words = [f"{key.rpartition('.')[2]}={value}" for key, value in trial.values.items()]
-    if how == "finished" and (run := trial.summary):
-        words += [f" {percent(run.validation_accuracy)} validation"] * bool(run.validation_accuracy)
-        words += [f" {percent(run.test_accuracy)} test  {run.seconds or 0:.1f} s"]
-    else:
-        words += ["", how]
-    console.print(" ".join(words))
-
-
-def show_groups(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print a sweep's table: means over the seeds, with deviations, the best one marked."""
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    keys = [key for key in rows[0] if key not in GROUP_COLUMNS]
-    for name in (*(key.rpartition(".")[2] for key in keys), "runs", "validation", "test", ""):
-        table.add_column(name, justify="right", overflow="fold")
-    for row in rows:
-        means = [percent(row[split]) for split in ("validation", "test")]
-        for k, split in enumerate(("validation", "test")):
-            if (deviation := row[f"{split}_deviation"]) is not None:
-                means[k] += f" ± {deviation:.2%}"
-        some = "" if row["finished"] == row["of"] else f"{row['finished']} of "
-        cells = [*(str(row[key]) for key in keys), f"{some}{row['of']}", *means]
-        table.add_row(*cells, "best" * row["best"])
-    console.print(table)
-
-
-def percent(share: float | None) -> str:
-    """An accuracy, or a dash where there is none."""
-    return "–" if share is None else f"{share:.2%}"
 
 
 def show_trace(console: Console, trace: "Trace") -> None:

@@ -93,7 +93,7 @@ def test_what_a_run_is_called_is_only_text(page: Path) -> None:
     assert "<img src=x" not in html
     assert "</pre><script>" not in html
     assert "<h1>&lt;img src=x onerror=alert(1)&gt;&amp;&quot;&#x27;</h1>" in html
-    assert HOSTILE_ROOT.replace("'", "''") in Page(html).text  # as YAML has it
+    assert HOSTILE_ROOT[:9] not in Page(html).text  # a folder of this machine
 
 
 def test_the_page_has_the_runs_numbers(
@@ -104,7 +104,7 @@ def test_the_page_has_the_runs_numbers(
     for words in [
         f"{test.accuracy:.2%}", f"{test.loss:.4f} nats", "784-128-64-10, relu", "109,386",
         "2 epochs, 156 updates", f"{checkpoint.progress['seconds']:,.1f}",
-        checkpoint.config.to_yaml(), checkpoint.environment["platform"],
+        checkpoint.config.shareable().to_yaml(), checkpoint.environment["platform"],
         checkpoint.environment["versions"]["torch"], weights_sha256(checkpoint.model),
         "9 of 9 hold",
     ]:  # fmt: skip
