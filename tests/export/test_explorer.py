@@ -230,11 +230,11 @@ def test_only_networks_that_the_page_covers(
 @pytest.mark.parametrize(
     ("sizes", "activation", "claim"),
     [
-        ([784, 10], "relu", "no hidden layer"),
+        pytest.param([784, 10], "relu", "no hidden layer", marks=pytest.mark.long),
         ([784, 20, 10], "tanh", "remove tanh"),
-        ([784, 20, 16, 10], "sigmoid", "remove sigmoid"),
-        ([784, 24, 20, 10], "identity", "does nothing"),
-        ([784, 24, 20, 16, 12, 10], "gelu", "remove GELU"),
+        pytest.param([784, 20, 16, 10], "sigmoid", "remove sigmoid", marks=pytest.mark.long),
+        pytest.param([784, 24, 20, 10], "identity", "does nothing", marks=pytest.mark.long),
+        pytest.param([784, 24, 20, 16, 12, 10], "gelu", "remove GELU", marks=pytest.mark.long),
         ([784, 40, *[20] * 6, 16, 10], "relu", "remove ReLU"),
     ],
 )

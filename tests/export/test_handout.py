@@ -129,6 +129,7 @@ def test_what_is_no_handout_is_refused(run: Run) -> None:
     assert not Path("flat").exists()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("digits_run")
 def test_links_show_what_they_name(run: Run, browser: Any) -> None:
     assert run("handout").code == 0

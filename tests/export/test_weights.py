@@ -36,7 +36,7 @@ def test_the_readmes_lines_load_the_weights(checkpoint: Checkpoint, digits: Data
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     (block,) = [part for part in readme.split("```") if "load_file(" in part]
     lines = block.removeprefix("python")
-    assert sum(not isinstance(line, ast.ImportFrom) for line in ast.parse(lines).body) == 3
+    assert sum(not isinstance(line, ast.ImportFrom) for line in ast.parse(lines).body) == 4
     np.save("images.npy", digits.test.images.numpy())
     script = f"""{lines}
 import sys

@@ -80,7 +80,10 @@ def advice(
     return said, when, event
 
 
-@pytest.mark.parametrize(("settings", "latest", "part", "change"), HOPELESS)
+@pytest.mark.parametrize(
+    ("settings", "latest", "part", "change"),
+    [pytest.param(*row, marks=[pytest.mark.long] * (n % 3 > 0)) for n, row in enumerate(HOPELESS)],
+)
 def test_what_cannot_learn_is_told_once(
     settings: list[str],
     latest: int,

@@ -383,8 +383,7 @@ COMMANDS = (
     "state",
     [
         "damaged",
-        "within",
-        *(pytest.param(s, marks=pytest.mark.long) for s in ("begun", "done", "lost")),
+        *(pytest.param(s, marks=pytest.mark.long) for s in ("begun", "within", "done", "lost")),
     ],
 )
 def test_every_command_works_or_says_why_in_every_state(

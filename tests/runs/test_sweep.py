@@ -76,7 +76,7 @@ def test_several_jobs_train_the_same(run: Callable[..., Outcome]) -> None:
     assert weights("jobs") == weights("digits-sweep")
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_a_stopped_sweep_saves_and_goes_on(jobs: int) -> None:
     command = ("sweep", "--config", "digits", "seed=0,1,2", "train.epochs=30")
     process = fresh(*command, "--jobs", str(jobs))

@@ -148,6 +148,7 @@ def test_the_result_in_json_has_the_keys_of_the_contract() -> None:
     assert set(result.to_json()) == {
         "run_dir", "dataset", "epochs", "updates", "examples_seen", "initial_loss", "train_loss",
         "validation_accuracy", "test_loss", "test_accuracy", "seconds", "parameters",
+        "warnings",
         "weights_sha256",
     }  # fmt: skip
     assert result.to_json()["validation_accuracy"] is None
