@@ -154,7 +154,13 @@ MUTATIONS = [
 ]
 
 
-@pytest.mark.parametrize(("step", "file", "part", "broken"), MUTATIONS)
+@pytest.mark.parametrize(
+    ("step", "file", "part", "broken"),
+    [  # one of each step, and the others with all tests
+        pytest.param(*row, marks=[pytest.mark.long] * (row[0] in {r[0] for r in MUTATIONS[:n]}))
+        for n, row in enumerate(MUTATIONS)
+    ],
+)
 def test_a_broken_part_is_found_in_its_own_step(
     step: int, file: str, part: str, broken: str, tmp_path: Path
 ) -> None:
