@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,20 @@ def test_the_python_runs(elsewhere: Path) -> None:
     )
     assert (process.returncode, process.stdout) == (0, ""), process
     assert (elsewhere / "digits-001.html").exists()
+
+
+def test_the_folder_is_served_as_the_readme_says(tmp_path: Path) -> None:
+    (tmp_path / "handout").mkdir()
+    (tmp_path / "handout" / "index.html").write_text("exercises")
+    (command,) = (command for command in INLINE if "http.server" in command)
+    words = [sys.executable, "-u", *shlex.split(command)[1:], "0"]  # 0: a free port
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert process.stdout
+    port = re.findall(r"port (\d+)", process.stdout.readline())[0]
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as response:
+        assert response.read() == b"exercises"
+    process.kill()
+    process.communicate()
 
 
 def test_the_pictures_are_there_and_small() -> None:

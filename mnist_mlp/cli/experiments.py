@@ -1,14 +1,16 @@
 """The commands for several runs: sweep, runs."""
 
 import csv
+import io
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from mnist_mlp.cli import common
+from mnist_mlp.files import write_atomically
 from mnist_mlp.runs.directory import RUNS
-from mnist_mlp.runs.listing import differences, find_runs, list_runs, sort_runs
+from mnist_mlp.runs.listing import RunSummary, differences, find_runs, list_runs, sort_runs
 from mnist_mlp.runs.sweep import groups, plan, run_sweep
 from mnist_mlp.signals import stop_requested
 from mnist_mlp.views import run_tables, terminal
@@ -54,11 +56,11 @@ def sweep(
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows as a table; the first row's keys are the columns."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)
+    """Write rows, all of the same keys, as a table; without any the file is empty."""
+    file = io.StringIO(newline="")
+    table = csv.writer(file)
+    table.writerows([*map(list, rows[:1]), *(row.values() for row in rows)])
+    write_atomically(path, file.getvalue().encode())
 
 
 def runs(
@@ -86,8 +88,8 @@ def runs(
             console.print("their configs are the same")
     rows = [run.model_dump(mode="json") for run in found]
     if csv_:
-        names = ("path", *differ, *(name for name in rows[0] if name not in ("path", "config")))
+        results = [name for name in RunSummary.model_fields if name not in ("path", "config")]
         varied = [run.config.flat() | row for run, row in zip(found, rows, strict=True)]
-        write_csv(csv_, [{name: row[name] for name in names} for row in varied])
+        write_csv(csv_, [{n: row[n] for n in ("path", *differ, *results)} for row in varied])
     if json_:
         common.print_json({"runs": rows, "differences": differ} if targets else rows)

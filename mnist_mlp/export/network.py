@@ -34,11 +34,11 @@ def export_network(
         path /= f"{name}.{format_}"
     if path.suffix[1:] in {*get_args(Format)} - {format_}:
         raise UsageError(f"{path}: is named {path.suffix}, but the format is {format_}")
-    if path.exists():
-        log.info("%s: replaces the file that was there", path)
     with suppress(CheckpointError):
         if load_checkpoint(path).environment:  # which an export lacks
             raise UsageError(f"{path}: is a checkpoint; choose another output")
+    if path.exists():
+        log.info("%s: replaces the file that was there", path)
     # Each exporter is imported alone: most need packages that the others do without.
     if format_ == "safetensors":
         from mnist_mlp.export.weights import export_safetensors

@@ -1,6 +1,7 @@
 """Warnings that training learns nothing, with the likely cause. Each is given once in a run.
 
-The rules were tried on 70 settings for scikit-learn's digits, of which 40 learn.
+The rules were chosen on 70 settings for scikit-learn's digits, of which 34 read most digits after
+20 epochs; tests/runs/test_advice.py has most of them.
 """
 
 import math

@@ -108,7 +108,7 @@ def run_sweep(trials: Sequence[Trial], jobs: int, stop: Stop) -> Iterator[tuple[
         ended = wait(list(running), timeout=0.2)
         for sentinel in [sentinel for sentinel in running if sentinel in ended]:
             trial, process, receiver = running.pop(sentinel)
-            yield trial, receiver.recv() if receiver.poll() else "its process was lost"
+            yield trial, _received(receiver)
         if number := stop():
             for _, process, _ in running.values():
                 os.kill(process.pid, number)
@@ -119,6 +119,13 @@ def run_sweep(trials: Sequence[Trial], jobs: int, stop: Stop) -> Iterator[tuple[
 def _stopped(number: int) -> StoppedError:
     name = signal.Signals(number).name
     return StoppedError(f"stopped by {name}; the same command goes on", number)
+
+
+def _received(receiver: Any) -> str:
+    try:
+        return str(receiver.recv())
+    except EOFError:  # killed, for lack of memory for example
+        return "its process was lost"
 
 
 def _train(trial: Trial, stop: Stop) -> str:
@@ -141,9 +148,13 @@ def _work(trial: Trial, sender: Any) -> None:
     parent = os.getppid()
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 - the sweep prints
     with stop_requested() as stop:
+
+        def stop_or_left() -> int | None:
+            return stop() or (None if os.getppid() == parent else signal.SIGTERM)
+
         try:
-            how = _train(trial, lambda: stop() or (0 if os.getppid() == parent else 15) or None)
-        except MnistMlpError as error:
+            how = _train(trial, stop_or_left)
+        except (MnistMlpError, OSError) as error:
             how = str(error)
     sender.send(how)
 

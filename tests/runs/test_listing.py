@@ -170,3 +170,8 @@ def test_a_file_gets_a_line_for_each_run(run: Run) -> None:
     lines = run("runs", long).out.splitlines()
     assert sum(line.count("%") in (1, 2) for line in lines) == 5
     assert sum("m" * 200 in line for line in lines) == 1
+
+
+def test_no_runs_make_an_empty_table(run: Run) -> None:
+    assert run("runs", "--csv", "none.csv").code == 0
+    assert Path("none.csv").read_bytes() == b""

@@ -1,8 +1,11 @@
 """A sweep trains every combination once, however often it is stopped."""
 
+import contextlib
 import csv
 import json
+import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -136,3 +139,21 @@ def test_values_are_split_at_commas_outside_brackets() -> None:
 def test_a_sweep_needs_something_to_vary(overrides: list[str]) -> None:
     with pytest.raises(UsageError, match="nothing to vary: give a key several values"):
         plan("digits", overrides)
+
+
+def test_a_lost_process_is_told_and_the_others_go_on() -> None:
+    process = fresh("sweep", "--config", "digits", "seed=0,1", "train.epochs=60", "--jobs", "2")
+    lock = Path("runs/digits-sweep/seed=0/.lock")
+    while not Path("runs/digits-sweep/seed=0/checkpoints/epoch-002.safetensors").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    holders = []
+    for path in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):  # it has just ended, or is another's
+            if path.readlink() == lock.absolute():
+                holders.append(int(path.parts[2]))
+    os.kill(holders[0], signal.SIGKILL)
+    out, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
+    assert "seed=0  its process was lost\n" in out
+    assert re.search(r"seed=1 .*% test", out)
