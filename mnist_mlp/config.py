@@ -52,6 +52,8 @@ class DataConfig(Section):
     """Download addresses, tried in this order before torchvision's own."""
     validation: Annotated[int, Field(ge=0)] = 5000
     """Number of training examples held out for validation; the seed selects them."""
+    test: bool = True
+    """Whether training evaluates on the test set; false: never, as when settings are chosen."""
 
     @field_validator("validation")
     @classmethod
@@ -214,6 +216,14 @@ class Config(Section):
                 )
                 raise PydanticCustomError("batch_size", message, {"value": train.batch_size})
         return train
+
+    @field_validator("report")
+    @classmethod
+    def _check_report(cls, report: bool, info: ValidationInfo) -> bool:
+        data = info.data.get("data")
+        if report and data and not data.test:
+            raise ValueError("must be false where data.test is: a report evaluates on the test set")
+        return report
 
     def to_yaml(self) -> str:
         """The whole config as YAML that `load_config` reads back to an equal one."""

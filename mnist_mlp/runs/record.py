@@ -86,7 +86,7 @@ class Record:
         return bool(self.rows) and (over or self.rows[-1].epoch == self.config.train.epochs)
 
     def _test_last(self) -> None:
-        if self.ended and self.rows[-1].test_loss is None:
+        if self.ended and self.config.data.test and self.rows[-1].test_loss is None:
             tested = evaluate_model(self.learner.updater.network(), *self.test)
             self.rows[-1] = replace(
                 self.rows[-1], test_loss=tested.loss, test_accuracy=tested.accuracy

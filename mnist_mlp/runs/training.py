@@ -161,7 +161,7 @@ def _train(
         epochs=config.train.epochs,
         learning_rates=record.learner.learning_rates,
         seed=config.seed,
-        test_each_epoch=config.train.test_each_epoch,
+        test_each_epoch=config.train.test_each_epoch if config.data.test else None,
         resume=start_at,
     ):
         stopped = collectives.largest_of_processes(stop() or 0, device)

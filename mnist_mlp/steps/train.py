@@ -200,13 +200,14 @@ def train(
     epochs: int,
     learning_rates: Iterable[float],
     seed: int = 0,
-    test_each_epoch: bool = True,
+    test_each_epoch: bool | None = True,
     resume: Position | None = None,
 ) -> Iterator[Progress | EpochResult]:
     """Step 8. Yields an `EpochResult` for epoch 0 (untrained), 1, ... and `Progress` in between.
 
-    `fit` explains most arguments. With `resume`, training goes on from there: the model and the
-    optimizer must be as they were, and epoch 0 is left out.
+    `fit` explains most arguments. With None for `test_each_epoch` the test split is never used.
+    With `resume`, training goes on from there: the model and the optimizer must be as they were,
+    and epoch 0 is left out.
     """
     tracker = _Tracker(updater, data, learning_rates, epochs, test_each_epoch)
     if not resume:
@@ -233,7 +234,7 @@ class _Tracker:
         data: Dataset,
         learning_rates: Iterable[float],
         epochs: int,
-        test_each_epoch: bool,
+        test_each_epoch: bool | None,
     ) -> None:
         examples, device = len(data.train.labels), data.train.labels.device
         self.updater, self.data = updater, data
@@ -299,7 +300,8 @@ class _Tracker:
             self.loss, self.accuracy = untrained.loss, untrained.accuracy
         if not all(bool(weight.isfinite().all()) for weight in self.updater.model.parameters()):
             raise self._diverged("a weight after", epoch * self.batches)
-        with_test = self.test_each_epoch or epoch == self.epochs
+        last = epoch == self.epochs and self.test_each_epoch is not None
+        with_test = self.test_each_epoch or last
         splits = {"validation": data.validation, "test": data.test if with_test else None}
         held_out: dict[str, float | None] = {}
         for name, split in splits.items():

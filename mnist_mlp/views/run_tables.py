@@ -65,7 +65,8 @@ def show_trial(console: Console, trial: "Trial", how: str) -> None:
     words = [f"{key.rpartition('.')[2]}={value}" for key, value in trial.values.items()]
     if how == "finished" and (run := trial.summary):
         words += [f" {percent(run.validation_accuracy)} validation"] * bool(run.validation_accuracy)
-        words += [f" {percent(run.test_accuracy)} test  {run.seconds or 0:.1f} s"]
+        words += [f" {percent(run.test_accuracy)} test"] * (run.test_accuracy is not None)
+        words += [f" {run.seconds or 0:.1f} s"]
     else:
         words += ["", how]
     console.print(" ".join(words))

@@ -45,7 +45,7 @@ def with_board(events: Iterator[RunEvent]) -> Generator[RunEvent, None, None]:
                 writer = writer or SummaryWriter(run_dir / "tensorboard", purge_step=epoch)
                 _write_row(writer, event)
             elif isinstance(event, RunResult) and writer and run_dir:
-                test = load_config_dataset(config).test
+                test = load_config_dataset(config).test if config.data.test else None
                 footer = f"{run_dir.name} · {event.dataset}"
                 _write_pictures(writer, epoch, copy.deepcopy(event.model).cpu(), test, footer)
             yield event
@@ -65,15 +65,15 @@ def _write_row(writer: "SummaryWriter", row: EpochResult) -> None:
 
 
 def _write_pictures(
-    writer: "SummaryWriter", epoch: int, model: nn.Module, test: Split, footer: str
+    writer: "SummaryWriter", epoch: int, model: nn.Module, test: Split | None, footer: str
 ) -> None:
-    """The weights of the first layer, and the confusion matrix of the test set."""
+    """The weights of the first layer, and the confusion matrix of the test set, if it is used."""
     weights = model.get_parameter("layer1.weight").detach().numpy()
-    matrix = evaluate_model(model, *test).confusion_matrix
-    for tag, figure in (
-        ("layer1/weights", draw_tiles(weights, footer)),
-        ("confusion_matrix", draw_confusion_matrix(matrix, footer)),
-    ):
+    figures = {"layer1/weights": draw_tiles(weights, footer)}
+    if test:
+        matrix = evaluate_model(model, *test).confusion_matrix
+        figures["confusion_matrix"] = draw_confusion_matrix(matrix, footer)
+    for tag, figure in figures.items():
         # Not add_figure, which imports pyplot and so chooses a window system.
         image = Image.open(io.BytesIO(render(figure, "png"))).convert("RGB")
         writer.add_image(tag, np.asarray(image), epoch, dataformats="HWC")

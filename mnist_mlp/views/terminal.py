@@ -185,10 +185,9 @@ def _show_result(console: Console, result: "RunResult", shared: dict[str, Any]) 
         f"{result.examples_seen:,} forward and backward passes in {result.updates:,} updates, "
         f"{result.seconds:.1f} s"
     )
-    console.print(
-        f"{result.dataset} test accuracy {result.test_accuracy:.2%}, "
-        f"loss {show_loss(result.test_loss or 0)}"
-    )
+    if result.test_accuracy is not None:
+        loss = show_loss(result.test_loss or 0)
+        console.print(f"{result.dataset} test accuracy {result.test_accuracy:.2%}, loss {loss}")
     if result.run_dir:
         console.print(f"saved in {result.run_dir}")
         needs = [f"{shared['device']} {shared['device_name']} {shared['cpu_capability']}"]

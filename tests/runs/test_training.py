@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from mnist_mlp.runs.training import RunResult, run_events
 from mnist_mlp.steps.evaluate import evaluate_model
 from mnist_mlp.steps.train import EpochResult, train
 from mnist_mlp.views.notebook import train_model
+from tests.conftest import Outcome
 
 
 def digits(*overrides: str) -> Config:
@@ -176,3 +178,32 @@ def test_the_test_set_waits_for_the_end_where_the_config_says_so() -> None:
     result = train_model(digits("train.test_each_epoch=false"))
     assert result.run_dir
     assert [row["test_loss"] is None for row in metrics(result.run_dir)] == [True, True, False]
+
+
+@pytest.mark.parametrize("ending", ["train.epochs=2", "train.patience=1"])
+def test_the_test_set_is_never_evaluated_where_the_config_says_so(
+    ending: str, run: Callable[..., Outcome]
+) -> None:
+    settings = ("data.test=false", "data.validation=100", "optimizer.learning_rate=0.9", ending)
+    outcome = run("train", "--config", "digits", *settings, "--run-dir", "run", "--json")
+    assert outcome.code == 0, outcome
+    result = json.loads(outcome.out)
+    assert result["test_accuracy"] is result["test_loss"] is None
+    assert " test" not in outcome.err.partition("untrained")[2]
+    rows = metrics(Path("run"))
+    assert len(rows) == result["epochs"] + 1
+    assert {row[key] for row in rows for key in ("test_loss", "test_accuracy")} <= {None}
+    assert all(row["validation_loss"] for row in rows)
+    resumed = run("train", "--resume", "run", "--json")
+    assert json.loads(resumed.out)["weights_sha256"] == result["weights_sha256"]
+    assert metrics(Path("run")) == rows
+    swept = run("sweep", "seed=0,1", "--config", "digits", *settings[:2], "train.epochs=1")
+    assert swept.code == 0, swept
+    assert " test " not in swept.out.partition("valid")[0]
+
+
+def test_a_report_is_refused_where_the_test_set_is_not_used(run: Callable[..., Outcome]) -> None:
+    outcome = run("train", "--config", "digits", "data.test=false", "report=true")
+    assert outcome.code == 2
+    assert outcome.err.count("\n") == 1
+    assert "report: must be false where data.test is" in outcome.err
