@@ -18,11 +18,19 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from mnist_mlp.constants import CLASSES, INPUT_SIZE
-from mnist_mlp.steps.data import Split, to_images
+from mnist_mlp.steps.data import Split
 from mnist_mlp.steps.train import Updater
-from mnist_mlp.updates.deformation import Deformation
+from mnist_mlp.updates.deformation import Deformation, interpolation
 from mnist_mlp.updates.lit import deform, list_lit
-from mnist_mlp.updates.loop import OPTIONS, Lists, Norms, OptimizerSettings, Workspace, make_updates
+from mnist_mlp.updates.loop import (
+    OPTIONS,
+    Array,
+    Lists,
+    Norms,
+    OptimizerSettings,
+    Workspace,
+    make_updates,
+)
 
 REGISTER = 16
 """Float32 numbers in the widest vector register, AVX-512's."""
@@ -92,11 +100,11 @@ class CompiledUpdater(Updater):
         batches = WORK_PER_CALL // (len(self.space.theta) * batch_size)
         self.batches_per_call = 1 if deformation or every_batch else max(1, batches)
         pixels, like = train.pixels[:0] if deformation else train.pixels, self.space.theta
-        scale = 255.0 if pixels.dtype == torch.uint8 else 1.0
-        self.starts, self.inputs, self.values = _LIST_LIT.prepare(pixels.numpy(), scale, like)
+        self.scale = 255.0 if pixels.dtype == torch.uint8 else 1.0
+        self.starts, self.inputs, self.values = _LIST_LIT.prepare(pixels.numpy(), self.scale, like)
         if deformation:
-            maps, index = torch.zeros(0, 2, 3).numpy(), np.zeros(0, np.int64)
-            _DEFORM.prepare(train.pixels.numpy(), index, maps, like)
+            none = deformation.sample(0, seed, epoch=0)
+            _DEFORM.prepare(*self._to_deform(deformation, np.zeros(0, np.int64), none))
             _LIST_LIT.prepare(like[:0].reshape(0, INPUT_SIZE), 1.0, like)
         lists = (np.zeros((2, 0), np.int64), self.inputs, self.values)
         labels, logits, rates = np.zeros(0, np.int64), torch.zeros(0, CLASSES).numpy(), np.zeros(0)
@@ -137,14 +145,15 @@ class CompiledUpdater(Updater):
         if not self.deformation:
             starts = self.starts
             return np.stack([starts[index], starts[index + 1]]), self.inputs, self.values
-        pixels, noise, like = self.train.pixels, self.noise[rows], self.space.theta
-        if self.deformation.elastic or pixels.dtype != torch.uint8:
-            images = self.deformation(to_images(pixels[self.order[rows]]), noise).numpy()
-        else:
-            maps = self.deformation.maps(noise).permute(2, 0, 1).contiguous()
-            images = _DEFORM.call(pixels.numpy(), index, maps.numpy(), like)
-        starts, inputs, values = _LIST_LIT.call(images, 1.0, like)
+        images = _DEFORM.call(*self._to_deform(self.deformation, index, self.noise[rows]))
+        starts, inputs, values = _LIST_LIT.call(images, 1.0, self.space.theta)
         return np.stack([starts[:-1], starts[1:]]), inputs, values
+
+    def _to_deform(self, how: Deformation, index: Array, noise: Tensor) -> tuple[Any, ...]:
+        """The arguments of `deform` for the images of an index and their noise."""
+        maps = how.maps(noise).permute(2, 0, 1).contiguous()
+        arrays = (t.numpy() for t in (maps, how.grids(noise), interpolation(noise.device)))
+        return self.train.pixels.numpy(), index, self.scale, *arrays, self.space.theta
 
 
 @torch.no_grad()

@@ -64,6 +64,10 @@ class Deformation:
         y = sin * grow_x, (sin * shear + cos) * grow_y, down * move
         return torch.stack([*x, *y]).view(2, 3, -1)
 
+    def grids(self, noise: Tensor) -> Tensor:
+        """The elastic grids (B, 2, 7, 7) of noise: by how many pixels x and y are displaced."""
+        return self.elastic * noise[:, AFFINE_NUMBERS:].reshape(-1, 2, GRID, GRID)
+
     def __call__(self, images: Tensor, noise: Tensor) -> Tensor:
         """Deform images (B, 784) in [0, 1], each by its row of noise (B, numbers of one image).
 
@@ -75,15 +79,15 @@ class Deformation:
         for row, (by_x, by_y, start) in enumerate(self.maps(noise)[..., None, None]):
             torch.addcmul(by_x * x + start, by_y, x[:, None], out=points[:, row])
         if self.elastic:
-            coarse = noise[:, AFFINE_NUMBERS:].reshape(-1, GRID**2)  # (2 B, 49)
-            fine = points.view(-1, SIDE**2)
-            fine.addmm_(coarse, _interpolation(noise.device), alpha=self.elastic * PIXEL)
+            weights = interpolation(noise.device)
+            points += PIXEL * (weights.T @ self.grids(noise) @ weights)
         square = images.view(-1, 1, SIDE, SIDE)
         return F.grid_sample(square, points.permute(0, 2, 3, 1), align_corners=False).flatten(1)
 
 
 @cache
-def _interpolation(device: torch.device) -> Tensor:
-    """(49, 784): the weight of each displacement of the coarse grid at each pixel (bicubic)."""
-    each = torch.eye(GRID**2, device=device).view(-1, 1, GRID, GRID)
-    return F.interpolate(each, size=SIDE, mode="bicubic", align_corners=True).flatten(1)
+def interpolation(device: torch.device) -> Tensor:
+    """(7, 28): the weight of each number along a grid's side at each pixel (bicubic)."""
+    each = torch.eye(GRID, device=device).view(GRID, 1, GRID, 1)
+    size, mode = (SIDE, 1), "bicubic"
+    return F.interpolate(each, size=size, mode=mode, align_corners=True).view(GRID, SIDE)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from mnist_mlp.constants import SIDE
+from mnist_mlp.updates.deformation import GRID
 from mnist_mlp.updates.loop import Array, disjoint
 
 
@@ -26,20 +27,32 @@ def list_lit(images: Array, scale: float, like: Array) -> tuple[Array, Array, Ar
 
 
 @disjoint
-def _resample(
-    framed: Array, x: Array, dx: float, x0: float, dy: float, y0: float, row: Array
-) -> None:
-    """A row of a deformed image: its values at (dx·x + x0, dy·x + y0) in the framed one."""
+def _interpolate(factors: Array, rows: Array, total: Array) -> None:
+    """The sum of the rows of a grid, each times its factor."""
+    for j in range(len(total)):
+        total[j] = 0
+        for k in range(GRID):
+            total[j] += factors[k] * rows[k, j]
+
+
+@disjoint
+def _points(by_x: float, x: Array, start: float, shifts: Array, points: Array) -> None:
+    """Where a row's pixels are in the framed image, along one axis: by_x · x + start + shift."""
+    real = points.dtype.type
+    for j in range(len(points)):
+        p = by_x * x[j] + start + shifts[j]
+        # What lies beyond the frame is as dark as the frame. (`min` and `max` take longer.)
+        p = p if p > real(0) else real(0)
+        points[j] = p if p < real(SIDE + 1) else real(SIDE + 1)
+
+
+@disjoint
+def _resample(framed: Array, px: Array, py: Array, row: Array) -> None:
+    """A row of a deformed image: the framed one's values at (px, py), between pixels too."""
     real = row.dtype.type
     for j in range(SIDE):
-        px, py = dx * x[j] + x0, dy * x[j] + y0
-        # What lies beyond the frame is as dark as the frame. (`min` and `max` take longer.)
-        px = px if px > real(0) else real(0)
-        py = py if py > real(0) else real(0)
-        px = px if px < real(SIDE + 1) else real(SIDE + 1)
-        py = py if py < real(SIDE + 1) else real(SIDE + 1)
-        left, top = np.uint32(px), np.uint32(py)
-        right, below = px - real(left), py - real(top)
+        left, top = np.uint32(px[j]), np.uint32(py[j])
+        right, below = px[j] - real(left), py[j] - real(top)
         i = np.uint64(top * np.uint32(SIDE + 2) + left)
         a, b = framed[i], framed[i + np.uint64(1)]
         c, d = framed[i + np.uint64(SIDE + 2)], framed[i + np.uint64(SIDE + 3)]
@@ -47,24 +60,44 @@ def _resample(
         row[j] = upper + below * (lower - upper)
 
 
-def deform(pixels: Array, index: Array, maps: Array, like: Array) -> Array:
-    """The images pixels[index] from 0 to 255, each deformed by its map: (N, 784) from 0 to 1.
+def deform(
+    pixels: Array,
+    index: Array,
+    scale: float,
+    maps: Array,
+    grids: Array,
+    weights: Array,
+    like: Array,
+) -> Array:
+    """The images pixels[index] / scale, from 0 to 1, each deformed by its map: (N, 784).
 
-    The maps (N, 2, 3) are those of `Deformation.maps`.
+    The maps (N, 2, 3) and grids (N, 2, 7, 7) are those of `Deformation`, the weights (7, 28) those
+    of `interpolation`. Without elastic deformation there are no grids.
     """
     real, frame = like.dtype.type, SIDE + 2
     deformed = np.empty((len(index), SIDE * SIDE), like.dtype)
     framed = np.zeros(frame * frame + frame + 1, like.dtype)  # an image in a frame of dark pixels
     across = ((np.arange(SIDE) + 0.5) * (2 / SIDE) - 1).astype(like.dtype)
     half, shift = real(SIDE / 2), real(SIDE / 2 + 0.5)  # from −1 to 1 to pixels of the frame
+    # Rows are padded to whole vector registers.
+    padded, by_row = np.zeros((GRID, 32), like.dtype), np.ascontiguousarray(weights.T)
+    padded[:, :SIDE] = weights
+    widened, shifts = np.zeros((2, GRID, 32), like.dtype), np.zeros((2, 32), like.dtype)
+    points = np.empty((2, SIDE), like.dtype)
     for n in range(len(index)):
         for y in range(SIDE):
             for x in range(SIDE):
-                framed[(y + 1) * frame + x + 1] = real(pixels[index[n], y * SIDE + x]) / real(255)
-        dx, dy = maps[n, 0, 0] * half, maps[n, 1, 0] * half
+                framed[(y + 1) * frame + x + 1] = real(pixels[index[n], y * SIDE + x]) / real(scale)
+        for k in range(2 * GRID if len(grids) else 0):  # both axes' rows
+            axis, row = divmod(k, GRID)
+            _interpolate(grids[n, axis, row], padded, widened[axis, row])
         for y in range(SIDE):
-            x0 = (maps[n, 0, 1] * across[y] + maps[n, 0, 2]) * half + shift
-            y0 = (maps[n, 1, 1] * across[y] + maps[n, 1, 2]) * half + shift
-            row = deformed[n, y * SIDE : (y + 1) * SIDE]
-            _resample(framed, across, dx, x0, dy, y0, row)
+            for axis in range(2):
+                by_x, by_y, start = maps[n, axis]
+                if len(grids):
+                    _interpolate(by_row[y], widened[axis], shifts[axis])
+                start = (by_y * across[y] + start) * half + shift
+                _points(by_x * half, across, start, shifts[axis], points[axis])
+            row_of = deformed[n, y * SIDE : (y + 1) * SIDE]
+            _resample(framed, points[0], points[1], row_of)
     return deformed

@@ -146,7 +146,6 @@ def test_a_pixel_that_is_rarely_lit_and_an_image_that_is_all_dark(digits: Datase
 
 @pytest.mark.parametrize("elastic", [0.0, 0.5])
 def test_training_on_deformed_images_is_that_of_pytorch(elastic: float, digits: Dataset) -> None:
-    """The loop deforms by affine maps itself; elastic deformation is PyTorch's."""
     deformation = Deformation(rotation=15, scale=0.15, shear=0.2, translation=2, elastic=elastic)
     options = {"deformation": deformation, "seed": 3}
     ends = []
@@ -158,9 +157,10 @@ def test_training_on_deformed_images_is_that_of_pytorch(elastic: float, digits: 
         assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-5)
 
 
-def test_images_are_deformed_as_pytorch_does_it(digits: Dataset) -> None:
-    """Moved partly out of the frame as well, each by the map of its own row."""
-    deformation = Deformation(rotation=180, scale=0.5, shear=1, translation=14)
+@pytest.mark.parametrize("elastic", [0.0, 3.0])
+def test_images_are_deformed_as_pytorch_does_it(elastic: float, digits: Dataset) -> None:
+    """Moved partly out of the frame as well, each by the map and the grid of its own row."""
+    deformation = Deformation(180, scale=0.5, shear=1, translation=14, elastic=elastic)
     updater = compiled(
         build_mlp(seed=0), digits.train, 100, {"name": "sgd"}, deformation=deformation
     )
