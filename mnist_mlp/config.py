@@ -150,8 +150,6 @@ class OptimizerConfig(Section):
     """Nesterov's form of momentum (sgd with momentum)."""
     weight_decay: Annotated[float, Field(ge=0, le=MAX_RATE)] = 0.0
     """L2 penalty (sgd, adam) or decoupled weight decay (adamw)."""
-    average: Fraction = 0.0
-    """Decay of an exponential moving average of the weights, used in their place; 0: none."""
 
 
 class ScheduleConfig(Section):

@@ -1,8 +1,8 @@
 """A checkpoint: one safetensors file with the network's tensors and, as metadata, how to use them.
 
 Nothing is pickled. A file is used only after its size, digest, version, and every tensor's name,
-shape, type and values have been checked. The network that is saved for use is averaged and has
-batch normalisation folded in. The networks that it was made from are saved too.
+shape, type and values have been checked. The network that is saved for use has batch normalisation
+folded in. The network that it was made from is saved too.
 """
 
 import hashlib
@@ -29,11 +29,10 @@ from mnist_mlp.files import write_atomically
 from mnist_mlp.runs.directory import find_run, list_checkpoints, read_rows, whole_epochs
 from mnist_mlp.steps.model import build_mlp
 from mnist_mlp.steps.train import EpochResult
-from mnist_mlp.updates.regularized import named_floats
 
 log = logging.getLogger(__name__)
 
-FORMAT_VERSION = "2"
+FORMAT_VERSION = "3"
 TRAINING_PREFIX = "train."
 """The names of tensors that only training needs begin with this."""
 MAX_HEADER_BYTES = 1 << 18
@@ -50,7 +49,7 @@ class _Metadata(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    format_version: Literal["2"]
+    format_version: Literal["3"]
     config: Json[Config]
     epoch: Json[NonNegativeInt]
     update: Json[NonNegativeInt]
@@ -69,7 +68,7 @@ class Checkpoint:
     path: Path
     config: Config
     model: nn.Sequential
-    """For use: averaged, and with batch normalisation folded in."""
+    """For use: with batch normalisation folded in."""
     epoch: int
     """Whole epochs done."""
     update: int
@@ -313,16 +312,6 @@ def _not_finite(tensors: dict[str, Tensor]) -> str | None:
     return next((name for name, t in tensors.items() if not bool(t.isfinite().all())), None)
 
 
-def source_networks(config: Config) -> list[str]:
-    """The names of the networks to save besides the one for use.
-
-    `model` is trained, `average` follows it. Whichever is used unchanged is not saved twice.
-    """
-    if config.model.batch_norm:
-        return ["model", "average"] if config.optimizer.average else ["model"]
-    return ["model"] if config.optimizer.average else []
-
-
 def empty_network(config: Config, *, batch_norm: bool = False) -> nn.Sequential:
     """A config's network without memory for its numbers (on PyTorch's meta device)."""
     with torch.device("meta"):
@@ -332,7 +321,8 @@ def empty_network(config: Config, *, batch_norm: bool = False) -> nn.Sequential:
 def state_shapes(config: Config, updates: int) -> dict[str, list[int]]:
     """The shape of each tensor that only training needs, as `Learner.state` names them.
 
-    Before the first update an optimizer has no state.
+    A network without batch norm is used as it is trained, and not saved twice. Before the first
+    update an optimizer has no state.
     """
     trained = empty_network(config, batch_norm=config.model.batch_norm)
     momentum = ("momentum_buffer",) if config.optimizer.momentum else ()
@@ -342,8 +332,5 @@ def state_shapes(config: Config, updates: int) -> dict[str, list[int]]:
         for name, parameter in trained.named_parameters()
         for key in (keys if updates else ())
     }
-    return shapes | {
-        f"{kind}.{name}": list(tensor.shape)
-        for kind in source_networks(config)
-        for name, tensor in named_floats(trained).items()
-    }
+    source = trained.state_dict() if config.model.batch_norm else {}
+    return shapes | {f"model.{name}": list(tensor.shape) for name, tensor in source.items()}

@@ -12,16 +12,15 @@ from torch import Tensor, nn
 from mnist_mlp.config import Config
 from mnist_mlp.constants import TRAINING_EXAMPLES
 from mnist_mlp.errors import UsageError
-from mnist_mlp.runs.checkpoint import Checkpoint, source_networks, state_shapes, with_prefix
+from mnist_mlp.runs.checkpoint import Checkpoint, state_shapes, with_prefix
 from mnist_mlp.steps.backprop import autograd, chain_rule
 from mnist_mlp.steps.data import Dataset
 from mnist_mlp.steps.model import build_mlp
 from mnist_mlp.steps.optimizer import build_optimizer, learning_rates
 from mnist_mlp.steps.train import Updater
-from mnist_mlp.updates.deformation import Deformation
+from mnist_mlp.updates.deformation import Deformation, DeformingUpdater
 from mnist_mlp.updates.graphed import GraphedUpdater
 from mnist_mlp.updates.ranks import processes
-from mnist_mlp.updates.regularized import AveragingUpdater, DeformingUpdater, named_floats
 from mnist_mlp.updates.shared import SharedUpdater
 
 UpdaterKind = Literal["compiled", "graphed", "shared", "torch"]
@@ -52,15 +51,9 @@ class Learner:
     """Why updates are not compiled though they should be."""
 
     def state(self, updates: int) -> dict[str, Tensor]:
-        """Tensors that only training needs: source networks, and once updated the optimizer's."""
-        networks: dict[str, nn.Module] = {"model": self.model}
-        if isinstance(self.updater, AveragingUpdater):
-            networks["average"] = self.updater.average
-        state = {
-            f"{kind}.{name}": tensor
-            for kind in source_networks(self.config)
-            for name, tensor in named_floats(networks[kind]).items()
-        }
+        """Tensors that only training needs: with batch norm the network's, then the optimizer's."""
+        source = self.model.state_dict() if self.config.model.batch_norm else {}
+        state = {f"model.{name}": tensor for name, tensor in source.items()}
         for name, parameter in self.model.named_parameters() if updates else ():
             for key, value in self.optimizer_state[parameter].items():
                 if isinstance(value, Tensor):
@@ -90,8 +83,8 @@ def assemble(config: Config, data: Dataset, weights: Mapping[str, Tensor] | None
 
     def new_model() -> nn.Sequential:
         model = build_mlp(**config.model.model_dump(), seed=config.seed)
-        if weights:  # without batch norm's integer counts, which are not saved
-            model.load_state_dict(weights, strict=not config.model.batch_norm)
+        for name, tensor in (weights or {}).items():
+            model.state_dict()[name].copy_(tensor)
         return model.to(device)
 
     model = new_model()
@@ -105,8 +98,6 @@ def assemble(config: Config, data: Dataset, weights: Mapping[str, Tensor] | None
             kind, problem = "torch", f"{type(error).__name__}: {reason}"
             model = new_model()  # the other one may be laid out half
     updater, state, backward = made or _torch_updater(kind, config, model, data)
-    if config.optimizer.average:
-        updater = AveragingUpdater(updater, config.optimizer.average)
     batches = math.ceil(len(data.train.labels) / config.train.batch_size)
     rates = learning_rates(
         learning_rate=config.optimizer.learning_rate,
@@ -126,8 +117,7 @@ def weights_to_begin_with(initial: Checkpoint, config: Config) -> dict[str, Tens
     if not ours.batch_norm:
         return initial.model.state_dict()
     # The network for use has no batch norm any more. The one that it was made of is saved too.
-    kind = source_networks(initial.config)[-1] if theirs.batch_norm else "none"
-    if weights := with_prefix(f"{kind}.", initial.training):
+    if weights := with_prefix("model.", initial.training):
         return weights
     raise UsageError(f"{initial.path}: has no batch norm; set model.batch_norm=false")
 
@@ -164,7 +154,6 @@ def _compiled_updater(config: Config, model: nn.Sequential, data: Dataset) -> Ma
         config.train.batch_size,
         deformation=_deformation(config),
         seed=config.seed,
-        every_batch=how.average > 0,
     )
     return updater, updater.state, "compiled"
 
@@ -172,7 +161,7 @@ def _compiled_updater(config: Config, model: nn.Sequential, data: Dataset) -> Ma
 def _torch_updater(kind: UpdaterKind, config: Config, model: nn.Sequential, data: Dataset) -> Made:
     optimizer = build_optimizer(
         model.parameters(),
-        **config.optimizer.model_dump(exclude={"average"}),
+        **config.optimizer.model_dump(),
         graphed=kind == "graphed",
     )
     by_hand = config.train.backward != "autograd" and config.model.is_linear_relu_stack

@@ -50,7 +50,8 @@ def build_mlp(
             modules[f"layer{number}"] = nn.Linear(inputs, outputs)
             if number < len(layer_sizes) - 1:
                 if batch_norm:
-                    modules[f"norm{number}"] = nn.BatchNorm1d(outputs)
+                    norm = modules[f"norm{number}"] = nn.BatchNorm1d(outputs)
+                    norm.num_batches_tracked = None  # only a mean of all batches would need it
                 modules[f"{activation}{number}"] = ACTIVATIONS[activation]()  # a = ReLU(z)
         return nn.Sequential(modules)
 

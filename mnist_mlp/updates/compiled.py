@@ -17,11 +17,11 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from mnist_mlp.constants import CLASSES, INPUT_SIZE
+from mnist_mlp.constants import CLASSES
 from mnist_mlp.steps.data import Split
 from mnist_mlp.steps.train import Updater
 from mnist_mlp.updates.deformation import Deformation, interpolation
-from mnist_mlp.updates.lit import deform, list_lit
+from mnist_mlp.updates.lit import deform_and_list, list_lit
 from mnist_mlp.updates.loop import (
     OPTIONS,
     Array,
@@ -36,7 +36,7 @@ REGISTER = 16
 """Float32 numbers in the widest vector register, AVX-512's."""
 SMALL_BATCH = 16
 """Up to so many examples, plain gradient descent adds each example's gradient to the weights."""
-WORK_PER_CALL = 100_000_000
+WORK_PER_CALL = 300_000_000
 """Weights × examples after which the loop returns, if these are more than a batch: some
 milliseconds. Signals are heard then."""
 
@@ -67,7 +67,7 @@ class _CachedFunction:
 
 
 _MAKE_UPDATES, _LIST_LIT = _CachedFunction(make_updates), _CachedFunction(list_lit)
-_DEFORM = _CachedFunction(deform)
+_DEFORM_AND_LIST = _CachedFunction(deform_and_list)
 State = dict[Tensor, dict[str, Tensor]]
 """What the optimizer keeps for each parameter, as `torch.optim.Optimizer.state` has it."""
 
@@ -76,8 +76,7 @@ class CompiledUpdater(Updater):
     """Updates of a stack of Linear, BatchNorm1d if any, and ReLU, by `make_updates`.
 
     The model is as `build_mlp` makes it, on the CPU; its parameters become views of one tensor. A
-    second thread deforms the images, as the seed decides, and is one batch ahead. With
-    `every_batch` a run yields after every batch, instead of after some milliseconds.
+    second thread deforms the images, as the seed decides, and is one call ahead.
     """
 
     def __init__(
@@ -89,7 +88,6 @@ class CompiledUpdater(Updater):
         *,
         deformation: Deformation | None = None,
         seed: int = 0,
-        every_batch: bool = False,
     ) -> None:
         plain = not (optimizer.adaptive or optimizer.momentum or optimizer.weight_decay)
         self.optimizer = None if plain and batch_size <= SMALL_BATCH else optimizer
@@ -98,14 +96,13 @@ class CompiledUpdater(Updater):
         self.space, self.norms, self.state = _lay_out(model, batch_size, optimizer)
         self.steps = [state["step"] for state in self.state.values() if "step" in state]
         batches = WORK_PER_CALL // (len(self.space.theta) * batch_size)
-        self.batches_per_call = 1 if deformation or every_batch else max(1, batches)
+        self.batches_per_call = max(1, batches)
         pixels, like = train.pixels[:0] if deformation else train.pixels, self.space.theta
         self.scale = 255.0 if pixels.dtype == torch.uint8 else 1.0
         self.starts, self.inputs, self.values = _LIST_LIT.prepare(pixels.numpy(), self.scale, like)
         if deformation:
-            none = deformation.sample(0, seed, epoch=0)
-            _DEFORM.prepare(*self._to_deform(deformation, np.zeros(0, np.int64), none))
-            _LIST_LIT.prepare(like[:0].reshape(0, INPUT_SIZE), 1.0, like)
+            self._draw(deformation, 0, epoch=0)
+            _DEFORM_AND_LIST.prepare(*self._to_deform(slice(0), np.zeros(0, np.int64)))
         lists = (np.zeros((2, 0), np.int64), self.inputs, self.values)
         labels, logits, rates = np.zeros(0, np.int64), torch.zeros(0, CLASSES).numpy(), np.zeros(0)
         how, size = self.optimizer, batch_size
@@ -121,7 +118,7 @@ class CompiledUpdater(Updater):
         calls = [slice(start, min(start + per_call, len(rates))) for start in starts]
         all_lists: Iterator[Lists] = map(self._lists, calls)
         if self.deformation:
-            self.noise = self.deformation.sample(len(order), self.seed, epoch)
+            self._draw(self.deformation, len(order), epoch)
             all_lists = _one_ahead(self._lists, calls)
         for call, lists in zip(calls, all_lists, strict=True):
             rows = slice(call.start * size, call.stop * size)
@@ -145,15 +142,20 @@ class CompiledUpdater(Updater):
         if not self.deformation:
             starts = self.starts
             return np.stack([starts[index], starts[index + 1]]), self.inputs, self.values
-        images = _DEFORM.call(*self._to_deform(self.deformation, index, self.noise[rows]))
-        starts, inputs, values = _LIST_LIT.call(images, 1.0, self.space.theta)
+        starts, inputs, values = _DEFORM_AND_LIST.call(*self._to_deform(rows, index))
         return np.stack([starts[:-1], starts[1:]]), inputs, values
 
-    def _to_deform(self, how: Deformation, index: Array, noise: Tensor) -> tuple[Any, ...]:
-        """The arguments of `deform` for the images of an index and their noise."""
-        maps = how.maps(noise).permute(2, 0, 1).contiguous()
-        arrays = (t.numpy() for t in (maps, how.grids(noise), interpolation(noise.device)))
-        return self.train.pixels.numpy(), index, self.scale, *arrays, self.space.theta
+    def _draw(self, deformation: Deformation, examples: int, epoch: int) -> None:
+        """Draw an epoch's maps and grids."""
+        # Not in the second thread, where sin and cos would use both cores, and wait for each other.
+        noise = deformation.sample(examples, self.seed, epoch)
+        self.maps = deformation.maps(noise).permute(2, 0, 1).contiguous().numpy()
+        self.grids = deformation.grids(noise).numpy()
+
+    def _to_deform(self, rows: slice, index: Array) -> tuple[Any, ...]:
+        """The arguments of `deform_and_list` for some rows of the epoch, the images of an index."""
+        how = self.maps[rows], self.grids[rows], interpolation(self.train.pixels.device).numpy()
+        return self.train.pixels.numpy(), index, self.scale, *how, self.space.theta
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Random deformation of whole batches of images, so that no image is seen twice.
+"""Random deformation of whole batches of images, so that no image is seen twice; updates on them.
 
 Each image gets its own affine map (rotation, scale of each axis, shear, translation) and, if asked
 for, an elastic one: a coarse grid of random displacements, interpolated smoothly. (Simard,
@@ -7,6 +7,7 @@ Networks", 2003; they smooth the noise of every pixel.)
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from mnist_mlp.constants import SIDE
 from mnist_mlp.steps.data import keyed_generator
+from mnist_mlp.steps.train import TorchUpdater
 
 GRID = 7
 """Displacements along each side of the elastic grid."""
@@ -91,3 +93,24 @@ def interpolation(device: torch.device) -> Tensor:
     each = torch.eye(GRID, device=device).view(GRID, 1, GRID, 1)
     size, mode = (SIDE, 1), "bicubic"
     return F.interpolate(each, size=size, mode=mode, align_corners=True).view(GRID, SIDE)
+
+
+@dataclass(eq=False)
+class DeformingUpdater(TorchUpdater):
+    """`TorchUpdater` on images that are deformed anew in each epoch; the seed decides how."""
+
+    deformation: Deformation | None = None
+    seed: int = 0
+
+    def run_epoch(
+        self, epoch: int, order: Tensor, learning_rates: Sequence[float], done: int, logits: Tensor
+    ) -> Iterator[int]:
+        """See `Updater`."""
+        if self.deformation:
+            self.noise = self.deformation.sample(len(order), self.seed, epoch).to(order.device)
+        yield from super().run_epoch(epoch, order, learning_rates, done, logits)
+
+    def examples(self, rows: slice | Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, 784), deformed, and labels (B,)."""
+        images, labels = super().examples(rows)
+        return (self.deformation(images, self.noise[rows]) if self.deformation else images), labels

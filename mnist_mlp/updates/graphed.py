@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mnist_mlp.updates.regularized import DeformingUpdater, named_floats
+from mnist_mlp.updates.deformation import DeformingUpdater
 
 
 @dataclass(eq=False)
@@ -80,7 +80,7 @@ class GraphedUpdater(DeformingUpdater):
 
     def _changing(self) -> Iterator[tuple[object, Tensor]]:
         """What an update changes, by the name of a weight, or by its parameter and its own."""
-        yield from named_floats(self.model).items()
+        yield from self.model.state_dict().items()
         for parameter, values in self.optimizer.state.items():
             yield from (((parameter, key), value) for key, value in values.items())
 

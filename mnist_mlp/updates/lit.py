@@ -7,22 +7,26 @@ from mnist_mlp.updates.deformation import GRID
 from mnist_mlp.updates.loop import Array, disjoint
 
 
+@disjoint
+def _append(image: Array, scale: float, at: int, inputs: Array, values: Array) -> int:
+    """List an image's pixels that are not 0, from a place of the lists on; return the end."""
+    real = values.dtype.type
+    for pixel in range(len(image)):
+        inputs[at], values[at] = pixel + 1, real(image[pixel]) / real(scale)
+        at += image[pixel] != 0
+    return at
+
+
 def list_lit(images: Array, scale: float, like: Array) -> tuple[Array, Array, Array]:
-    """The pixels of images (N, D) that are not 0: starts (N + 1,), inputs and values.
+    """The pixels of images (N, 784) that are not 0: starts (N + 1,), inputs and values.
 
     Those of image i are at starts[i]:starts[i + 1]. Pixels are counted from 1, and their values
     divided by the scale, in the dtype of `like`.
     """
-    lit, real = np.count_nonzero(images), like.dtype.type
-    starts = np.zeros(images.shape[0] + 1, np.int64)
+    lit, starts = 1 + np.count_nonzero(images), np.zeros(len(images) + 1, np.int64)
     inputs, values = np.empty(lit, np.uint16), np.empty(lit, like.dtype)
-    at = 0
-    for n in range(images.shape[0]):
-        for pixel in range(images.shape[1]):
-            if images[n, pixel] != 0:
-                inputs[at], values[at] = pixel + 1, real(images[n, pixel]) / real(scale)
-                at += 1
-        starts[n + 1] = at
+    for n in range(len(images)):
+        starts[n + 1] = _append(images[n], scale, starts[n], inputs, values)
     return starts, inputs, values
 
 
@@ -60,7 +64,7 @@ def _resample(framed: Array, px: Array, py: Array, row: Array) -> None:
         row[j] = upper + below * (lower - upper)
 
 
-def deform(
+def deform_and_list(
     pixels: Array,
     index: Array,
     scale: float,
@@ -68,14 +72,16 @@ def deform(
     grids: Array,
     weights: Array,
     like: Array,
-) -> Array:
-    """The images pixels[index] / scale, from 0 to 1, each deformed by its map: (N, 784).
+) -> tuple[Array, Array, Array]:
+    """What `list_lit` makes of the images pixels[index] (N, 784), each deformed by its map.
 
     The maps (N, 2, 3) and grids (N, 2, 7, 7) are those of `Deformation`, the weights (7, 28) those
     of `interpolation`. Without elastic deformation there are no grids.
     """
     real, frame = like.dtype.type, SIDE + 2
-    deformed = np.empty((len(index), SIDE * SIDE), like.dtype)
+    starts, most = np.zeros(len(index) + 1, np.int64), len(index) * SIDE * SIDE + 1
+    inputs, values = np.empty(most, np.uint16), np.empty(most, like.dtype)
+    image = np.empty((SIDE, SIDE), like.dtype)
     framed = np.zeros(frame * frame + frame + 1, like.dtype)  # an image in a frame of dark pixels
     across = ((np.arange(SIDE) + 0.5) * (2 / SIDE) - 1).astype(like.dtype)
     half, shift = real(SIDE / 2), real(SIDE / 2 + 0.5)  # from −1 to 1 to pixels of the frame
@@ -98,6 +104,6 @@ def deform(
                     _interpolate(by_row[y], widened[axis], shifts[axis])
                 start = (by_y * across[y] + start) * half + shift
                 _points(by_x * half, across, start, shifts[axis], points[axis])
-            row_of = deformed[n, y * SIDE : (y + 1) * SIDE]
-            _resample(framed, points[0], points[1], row_of)
-    return deformed
+            _resample(framed, points[0], points[1], image[y])
+        starts[n + 1] = _append(image.reshape(-1), 1.0, starts[n], inputs, values)
+    return starts, inputs, values

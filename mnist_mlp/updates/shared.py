@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mnist_mlp.constants import CLASSES
 from mnist_mlp.updates.collectives import largest_of_processes, sum_over_processes
+from mnist_mlp.updates.deformation import DeformingUpdater
 from mnist_mlp.updates.ranks import processes, rank
-from mnist_mlp.updates.regularized import DeformingUpdater
 
 ASK_EVERY = 16
 """Updates after which the processes ask each other whether a progress report is due."""

@@ -154,7 +154,6 @@ def _show_start(console: Console, start: "RunStart") -> None:
     options = {
         "deformed images": any(config.augment.model_dump().values()),
         "batch normalisation": config.model.batch_norm,
-        "averaged weights": config.optimizer.average,
     }
     if used := [name for name, value in options.items() if value]:
         console.print(f"with      {', '.join(used)}")

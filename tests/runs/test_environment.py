@@ -74,7 +74,6 @@ def same_on_one_core_and_on_all(*arguments: str | Path) -> None:
         (
             "augment.rotation=9",
             "model.batch_norm=true",
-            "optimizer.average=0.9",
             "data.validation=1",
         ),
     ],

@@ -25,8 +25,7 @@ FIRST = ["train.epochs=2", "train.batch_size=100", "data.validation=100"]
     [
         (),
         ("train.batch_size=2", "data.validation=1000", "train.epochs=1"),  # the compiled loop
-        ("optimizer.name=adamw", "optimizer.learning_rate=0.001", "optimizer.average=0.9"),
-        ("model.batch_norm=true", "optimizer.average=0.9"),
+        ("optimizer.name=adamw", "optimizer.learning_rate=0.001"),
         ("model.batch_norm=true",),
     ],
 )

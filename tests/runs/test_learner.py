@@ -24,7 +24,7 @@ from mnist_mlp.steps.optimizer import build_optimizer
 from mnist_mlp.steps.train import EpochResult, Updater
 from mnist_mlp.updates import compiled as compiled_module
 from mnist_mlp.updates.compiled import CompiledUpdater
-from mnist_mlp.updates.regularized import AveragingUpdater, DeformingUpdater
+from mnist_mlp.updates.deformation import DeformingUpdater
 from mnist_mlp.views.notebook import train_model
 from tests.conftest import REPOSITORY
 from tests.runs.test_training import digits, metrics
@@ -104,7 +104,6 @@ LONG = "train.batch_size=2"  # on digits: enough updates to be compiled
         ([LONG, "model.activation=tanh"], "autograd", DeformingUpdater),
         ([LONG, "optimizer.momentum=0.9", "optimizer.nesterov=true"], "compiled", CompiledUpdater),
         ([LONG, "optimizer.name=adamw"], "compiled", CompiledUpdater),
-        ([LONG, "optimizer.average=0.9"], "compiled", AveragingUpdater),
         ([LONG, "augment.rotation=5"], "compiled", CompiledUpdater),
         ([LONG, "data.validation=137", "model.batch_norm=true"], "compiled", CompiledUpdater),
     ],
@@ -173,7 +172,7 @@ def test_a_loop_that_does_not_compile_leaves_no_trace(monkeypatch: pytest.Monkey
 
 
 def test_the_network_of_a_result_is_as_plain_as_any() -> None:
-    for overrides in ((LONG,), (LONG, "optimizer.name=adamw", "optimizer.average=0.9")):
+    for overrides in ((LONG,), (LONG, "model.batch_norm=true", "data.validation=137")):
         model = train_model(digits(*overrides, "train.epochs=1")).model
         assert safetensors.torch.save(model.state_dict())
         for parameter in model.parameters():

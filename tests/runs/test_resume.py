@@ -66,16 +66,15 @@ def stopped_after(asked: int, config: Config, run_dir: str, resume: bool = False
     assert error.value.exit_code == 143
 
 
-@pytest.mark.parametrize("average", [0.0, 0.9])
 @pytest.mark.parametrize("batch_norm", [False, True])
 @pytest.mark.parametrize("amounts", [(), ("augment.rotation=9", "augment.elastic=0.3")])
 def test_what_is_gone_in_the_end_is_resumed_too(
-    amounts: tuple[str, ...], batch_norm: bool, average: float, monkeypatch: pytest.MonkeyPatch
+    amounts: tuple[str, ...], batch_norm: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "PROGRESS_S", 0)
     config = digits(
-        *amounts, f"model.batch_norm={str(batch_norm).lower()}", f"optimizer.average={average}",
-        "optimizer.name=adamw", "optimizer.learning_rate=0.003", "data.validation=100",
+        *amounts, f"model.batch_norm={str(batch_norm).lower()}", "optimizer.name=adamw",
+        "optimizer.learning_rate=0.003", "data.validation=100",
     )  # fmt: skip
     whole = train_model(config, "whole")
     stopped_after(5, config, "parts")
@@ -88,8 +87,7 @@ def test_what_is_gone_in_the_end_is_resumed_too(
     evaluation = evaluate_model(checkpoint.model, *load_config_dataset(config).test)
     assert evaluation.accuracy == whole.test_accuracy
     kinds = {name.split(".")[0] for name in checkpoint.training}
-    expected = {"model"} if batch_norm or average else set()
-    assert kinds - {"optimizer"} == expected | ({"average"} if batch_norm and average else set())
+    assert kinds - {"optimizer"} == ({"model"} if batch_norm else set())
     names = [f"layer{k}.{kind}" for k in (1, 2, 3) for kind in ("weight", "bias")]
     assert list(checkpoint.model.state_dict()) == names
 

@@ -20,10 +20,9 @@ from mnist_mlp.steps.optimizer import build_optimizer
 from mnist_mlp.steps.train import EpochResult, TorchUpdater, Updater, train
 from mnist_mlp.updates import compiled as compiled_module
 from mnist_mlp.updates.compiled import CompiledUpdater
-from mnist_mlp.updates.deformation import Deformation
+from mnist_mlp.updates.deformation import Deformation, DeformingUpdater
 from mnist_mlp.updates.graphed import GraphedUpdater
 from mnist_mlp.updates.loop import OptimizerSettings
-from mnist_mlp.updates.regularized import DeformingUpdater
 from tests.conftest import REPOSITORY
 
 LAYER_SIZES = [(784, 128, 64, 10), (784, 10), (784, 20, 33, 17, 12, 10)]
@@ -164,13 +163,14 @@ def test_images_are_deformed_as_pytorch_does_it(elastic: float, digits: Dataset)
     updater = compiled(
         build_mlp(seed=0), digits.train, 100, {"name": "sgd"}, deformation=deformation
     )
-    updater.order, updater.noise = torch.randperm(1437), deformation.sample(1437, 0, 1)
+    updater.order, noise = torch.randperm(1437), deformation.sample(1437, 0, 1)
+    updater._draw(deformation, 1437, epoch=1)
     (begins, ends), inputs, values = updater._lists(slice(3, 4))
     ours = torch.zeros(100, 784)
     for row, begin, end in zip(ours, begins, ends, strict=True):
         row[inputs[begin:end].astype(int) - 1] = torch.from_numpy(values[begin:end])
     rows = slice(300, 400)
-    theirs = deformation(to_images(digits.train.pixels[updater.order[rows]]), updater.noise[rows])
+    theirs = deformation(to_images(digits.train.pixels[updater.order[rows]]), noise[rows])
     assert (theirs > 0).any(dim=1).float().mean() > 0.5
     assert (ours - theirs).abs().max() < 2e-5
 
@@ -178,14 +178,15 @@ def test_images_are_deformed_as_pytorch_does_it(elastic: float, digits: Dataset)
 @pytest.mark.parametrize("kind", ["torch", "compiled", "deformed", "graphed"])
 @pytest.mark.parametrize("batch_size", [1, 50])
 def test_an_epoch_gone_on_with_is_bit_for_bit_the_same(
-    kind: str, batch_size: int, digits: Dataset
+    kind: str, batch_size: int, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(compiled_module, "WORK_PER_CALL", 1)
     order, rates = epoch_order(1437, 0, 1), [0.05] * -(-1437 // batch_size)
 
     def made_by(model: nn.Sequential) -> Updater:
         if kind in ("compiled", "deformed"):
             deformation = Deformation(rotation=5) if kind == "deformed" else None
-            options = {"every_batch": True, "deformation": deformation}
+            options = {"deformation": deformation}
             return compiled(model, digits.train, batch_size, {"name": "sgd"}, **options)
         # A graph's learning rate is a tensor; with one, PyTorch's formula rounds as without.
         optimizer = torch.optim.SGD(model.parameters(), lr=torch.tensor(0.05), fused=True)
@@ -210,13 +211,17 @@ def test_an_epoch_gone_on_with_is_bit_for_bit_the_same(
         assert all(torch.equal(a, b) for a, b in zip(weights, whole, strict=True))
 
 
-def test_how_many_updates_one_call_makes_changes_no_bit(digits: Dataset) -> None:
-    ends = []
-    for options in ({}, {"every_batch": True}):
-        model = build_mlp(seed=0)
-        updater = compiled(model, digits.train, 7, {"name": "adamw"}, **options)
+@pytest.mark.parametrize("deformation", [None, Deformation(rotation=9, elastic=0.3)])
+def test_how_many_updates_one_call_makes_changes_no_bit(
+    deformation: Deformation | None, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends, usual = [], compiled_module.WORK_PER_CALL
+    for work in (usual, 1):
+        monkeypatch.setattr(compiled_module, "WORK_PER_CALL", work)
+        model, how = build_mlp(seed=0), {"name": "adamw"}
+        updater = compiled(model, digits.train, 7, how, deformation=deformation)
         ends.append(trained(updater, digits, 0.001)[1])
-        assert (updater.batches_per_call == 1) == bool(options)
+        assert (updater.batches_per_call == 1) == (work == 1)
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 

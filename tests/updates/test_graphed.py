@@ -8,9 +8,8 @@ from mnist_mlp.steps.data import Dataset
 from mnist_mlp.steps.model import build_mlp
 from mnist_mlp.steps.optimizer import build_optimizer
 from mnist_mlp.steps.train import EpochResult, TorchUpdater, train
-from mnist_mlp.updates.deformation import Deformation
+from mnist_mlp.updates.deformation import Deformation, DeformingUpdater
 from mnist_mlp.updates.graphed import GraphedUpdater
-from mnist_mlp.updates.regularized import DeformingUpdater
 from tests.updates.test_compiled import digits as digits
 
 

@@ -98,7 +98,7 @@ def same_training(run: str, other: str) -> None:
         (2, ("train.batch_size=50",)),
         # Three processes and two examples: one has nothing to do. 437 examples are enough.
         (3, ("train.batch_size=2", "data.validation=1000", "optimizer.learning_rate=0.003")),
-        (3, ("train.batch_size=2", "data.validation=1000", "optimizer.average=0.9",
+        (3, ("train.batch_size=2", "data.validation=1000",
              "augment.rotation=9", "augment.elastic=0.3", "optimizer.learning_rate=0.003")),
         (
             2,
