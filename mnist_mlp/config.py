@@ -135,6 +135,15 @@ class AugmentConfig(Section):
     """Pixels along each axis."""
     elastic: Annotated[float, Field(ge=0, le=28)] = 0.0
     """Standard deviation, in pixels, of the displacements of an elastic 7 × 7 grid."""
+    fade_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The last fraction of the run, in which all amounts shrink, linearly from epoch to epoch."""
+    fade_to: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The part of each amount that is left in the last epoch."""
+
+    @property
+    def deforms(self) -> bool:
+        """Whether any amount is above 0."""
+        return any(self.model_dump(exclude={"fade_fraction", "fade_to"}).values())
 
 
 class OptimizerConfig(Section):
@@ -258,6 +267,8 @@ class Config(Section):
         sgd, schedule = self.optimizer.name == "sgd", self.schedule.name
         has_effect = {
             "data.mirrors": self.data.dataset == "mnist",
+            "augment.fade_fraction": self.augment.deforms,
+            "augment.fade_to": self.augment.deforms and self.augment.fade_fraction > 0,
             "optimizer.momentum": sgd,
             "optimizer.nesterov": sgd and self.optimizer.momentum > 0,
             "schedule.step_epochs": schedule == "step",

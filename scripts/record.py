@@ -6,8 +6,8 @@
 Each row is a config, or best.yaml with something left out, trained with several seeds. Each run
 uses one thread. It evaluates the test set once, at its end, and that chooses nothing. Finished runs
 are not repeated and stopped runs are resumed, so the script can be interrupted at any time.
-`--cost` measures the deformation against the update that it is for, and fast.yaml against one epoch
-of the DataLoader loop of scripts/benchmark.py. Run nothing beside that.
+`--cost` measures fast.yaml against one epoch of the DataLoader loop of scripts/benchmark.py. Run
+nothing beside that.
 
 What was measured when the configs were chosen (one or two seeds each, 10,000 training images held
 out; one standard error is 0.1 percentage points):
@@ -27,7 +27,6 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -38,13 +37,8 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # for the other scripts
 
-from mnist_mlp import load_config, load_dataset
-from mnist_mlp.runs.environment import cpu_threads
+from mnist_mlp import load_config
 from mnist_mlp.runs.training import RunResult, run_events
-from mnist_mlp.steps.backprop import autograd
-from mnist_mlp.steps.model import build_mlp
-from mnist_mlp.steps.optimizer import build_optimizer
-from mnist_mlp.updates.deformation import Deformation
 from mnist_mlp.views.notebook import train_model
 from scripts.benchmark import plain_epoch, plain_loader, plain_network
 
@@ -116,46 +110,6 @@ def table(folder: Path) -> list[str]:
     return lines
 
 
-def median_ms(action: Callable[[], object], times: int = 60) -> float:
-    """The median time of an action, in milliseconds."""
-    action()
-    durations = []
-    for _ in range(times):
-        began = time.perf_counter()
-        action()
-        durations.append(time.perf_counter() - began)
-    return 1000 * statistics.median(durations)
-
-
-def deformation_cost(root: str) -> list[str]:
-    """The deformation of a batch of 256 beside the update without it, on one core."""
-    pixels, labels = (t[:256] for t in load_dataset("mnist", root).train)
-    images = pixels / 255
-    lines = []
-    with cpu_threads(1):
-        for name, batch_norm in (("plain", False), ("with batch normalisation", True)):
-            model = build_mlp(seed=0, batch_norm=batch_norm)
-            backward = autograd(model)
-            optimizer = build_optimizer(model.parameters(), "adamw", 1e-3)
-
-            def update() -> None:
-                backward(images, labels)  # noqa: B023 - called in this turn
-                optimizer.step()  # noqa: B023
-
-            ours = median_ms(update)
-            for amounts in ({"rotation": 15.0}, {"rotation": 15.0, "elastic": 0.3}):
-                deformation = Deformation(**amounts)
-                draws = median_ms(lambda: deformation.sample(256, 0, 1))  # noqa: B023
-                drawn = deformation.sample(256, 0, 1)
-                cost = draws + median_ms(lambda: deformation(images, drawn))  # noqa: B023
-                kind = "elastic too" if deformation.elastic else "affine"
-                lines.append(
-                    f"deformation, {kind}: {cost:.2f} ms; AdamW update, {name}: {ours:.2f} ms; "
-                    f"ratio {cost / ours:.2f}"
-                )
-    return lines
-
-
 def fast_cost(root: str, rounds: int) -> str:
     """fast.yaml's seconds of training beside an epoch of the plain DataLoader loop, in turns."""
     ours, theirs = [], []
@@ -189,8 +143,7 @@ def main(
 ) -> None:
     """Train what is missing and print the table, or measure what it costs."""
     if cost:
-        for line in [*deformation_cost(root), fast_cost(root, rounds)]:
-            print(line)
+        print(fast_cost(root, rounds))
         return
     folder = folder / "try" if trial else folder
     folder.mkdir(parents=True, exist_ok=True)

@@ -285,14 +285,16 @@ def test_the_data_root_comes_from_override_then_environment_then_file() -> None:
 def test_ignored_settings() -> None:
     config = load(
         "optimizer: {name: adam, momentum: 0.5, nesterov: true}\nschedule: {gamma: 0.5}\n"
-        "data: {dataset: digits, root: /x, validation: 0}"
+        "data: {dataset: digits, root: /x, validation: 0}\naugment: {shear: 0.1, fade_to: 0.5}"
     )
     assert config.ignored_settings() == [
+        "augment.fade_to",
         "optimizer.momentum",
         "optimizer.nesterov",
         "schedule.gamma",
     ]
     assert load("optimizer: {momentum: 0.5, nesterov: true}").ignored_settings() == []
+    assert load("augment: {fade_fraction: 0.5}").ignored_settings() == ["augment.fade_fraction"]
 
 
 def test_training_examples_are_those_of_the_data_sets() -> None:

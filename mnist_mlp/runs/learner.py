@@ -173,5 +173,5 @@ def _torch_updater(kind: UpdaterKind, config: Config, model: nn.Sequential, data
 
 
 def _deformation(config: Config) -> Deformation | None:
-    amounts = config.augment.model_dump()
-    return Deformation(**amounts) if any(amounts.values()) else None
+    how, epochs = config.augment, config.train.epochs
+    return Deformation(**how.model_dump(), epochs=epochs) if how.deforms else None

@@ -23,7 +23,7 @@ RESUMABLE = (
     "name", "device", "threads", "train.epochs", "train.patience", "data.root",
     "data.mirrors", "checkpoint.every_epochs", "checkpoint.keep", "report",
 )  # fmt: skip
-"""The keys that may change. `train.epochs` may not, if the schedule depends on it."""
+"""The keys that may change. `train.epochs` may not, if the schedule or a fade depends on it."""
 
 
 def resume_run(checkpoint: Checkpoint, record: Record) -> tuple[Position, float]:
@@ -72,10 +72,12 @@ def refuse_lost_weights(run_dir: Path) -> None:
 def _refuse_changes(checkpoint: Checkpoint, record: Record) -> None:
     now = record.config
     old, new = checkpoint.config.flat(), now.flat()
-    shaped = now.schedule.name in ("cosine", "one_cycle")
+    shaped = "augment.fade_fraction" if now.augment.fade_fraction else None
+    if now.schedule.name in ("cosine", "one_cycle"):
+        shaped = f"the {now.schedule.name} schedule"
     for key, value in new.items():
         if value != old[key] and (key not in RESUMABLE or (key == "train.epochs" and shaped)):
-            reason = f" (the {now.schedule.name} schedule is shaped by it)" if shaped else ""
+            reason = f" ({shaped} is shaped by it)" if shaped else ""
             raise UsageError(
                 f"{key}: {old[key]} in the run, {value} now; a run is resumed as it was begun"
                 f"{reason if key == 'train.epochs' else ''}; --init-from begins a new one"

@@ -31,7 +31,7 @@ AFFINE_NUMBERS = 6
 class Deformation:
     """How strongly images are deformed: each affine amount is uniform between −value and +value.
 
-    The units are those of `config.AugmentConfig`.
+    The units, and the fade, are those of `config.AugmentConfig`; `epochs` is how long the run is.
     """
 
     rotation: float = 0.0
@@ -39,18 +39,28 @@ class Deformation:
     shear: float = 0.0
     translation: float = 0.0
     elastic: float = 0.0
+    fade_fraction: float = 0.0
+    fade_to: float = 0.0
+    epochs: int = 1
 
     def sample(self, examples: int, seed: int, epoch: int) -> Tensor:
         """An epoch's random numbers (examples, numbers of one image), on the CPU.
 
-        Those of the affine maps are uniform in [−1, 1], those of the elastic grid standard normal.
-        They depend only on the seed and the epoch, so that a run resumed within an epoch uses the
-        same ones.
+        Those of the affine maps are uniform in [−1, 1], those of the elastic grid standard normal;
+        where the deformation fades, all of them are smaller. They depend only on the seed and the
+        epoch, so that a run resumed within an epoch uses the same ones.
         """
         generator = keyed_generator(seed, "augment", epoch)
         uniform = torch.rand(examples, AFFINE_NUMBERS, generator=generator).mul_(2).sub_(1)
         grid = torch.randn(examples, 2 * GRID**2 * bool(self.elastic), generator=generator)
-        return torch.cat([uniform, grid], dim=1)
+        return torch.cat([uniform, grid], dim=1).mul_(self.strength(epoch))
+
+    def strength(self, epoch: int) -> float:
+        """The part of each amount that is left in an epoch, counted from 1."""
+        begin = (1 - self.fade_fraction) * self.epochs
+        if not self.fade_fraction or epoch <= begin:
+            return 1.0
+        return 1 - (1 - self.fade_to) * (epoch - begin) / (self.epochs - begin)
 
     def maps(self, noise: Tensor) -> Tensor:
         """The affine maps (2, 3, B) of noise (B, numbers of one image).

@@ -152,7 +152,7 @@ def _show_start(console: Console, start: "RunStart") -> None:
         reason = f"Numba does not work here, so PyTorch makes the updates: {problem}"
         console.print(f"note      {reason}")
     options = {
-        "deformed images": any(config.augment.model_dump().values()),
+        "deformed images": config.augment.deforms,
         "batch normalisation": config.model.batch_norm,
     }
     if used := [name for name, value in options.items() if value]:

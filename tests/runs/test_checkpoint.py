@@ -92,7 +92,7 @@ def test_any_safetensors_reader_reads_it_and_the_digest_is_of_the_file() -> None
         moments = {f"train.optimizer.{name}.momentum_buffer" for name in names}
         assert set(file.keys()) == names | moments
         metadata = file.metadata()
-    assert metadata["format_version"] == "2"
+    assert metadata["format_version"] == "3"
     digest = metadata["content_sha256"]
     zeroed = path.read_bytes().replace(digest.encode(), b"0" * 64)
     assert hashlib.sha256(zeroed).hexdigest() == digest

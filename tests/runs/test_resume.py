@@ -67,7 +67,10 @@ def stopped_after(asked: int, config: Config, run_dir: str, resume: bool = False
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
-@pytest.mark.parametrize("amounts", [(), ("augment.rotation=9", "augment.elastic=0.3")])
+@pytest.mark.parametrize(
+    "amounts",
+    [(), ("augment.rotation=9", "augment.elastic=0.3", "augment.fade_fraction=0.9")],
+)
 def test_what_is_gone_in_the_end_is_resumed_too(
     amounts: tuple[str, ...], batch_norm: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,9 +171,14 @@ def test_what_may_not_change_is_refused_and_named(monkeypatch: pytest.MonkeyPatc
     ]:
         with pytest.raises(UsageError, match=message):
             resumed(digits(override), "run")
-    train_model(digits("schedule.name=cosine"), "cosine")
-    with pytest.raises(UsageError, match=r"train.epochs: 3 in the run, 4 now.*cosine schedule"):
-        resumed(digits("schedule.name=cosine", "train.epochs=4"), "cosine")
+    for what, *settings in (
+        ("the cosine schedule", "schedule.name=cosine"),
+        ("augment.fade_fraction", "augment.shear=0.1", "augment.fade_fraction=0.5"),
+    ):
+        train_model(digits(*settings), what)
+        longer = digits(*settings, "train.epochs=4")
+        with pytest.raises(UsageError, match=rf"epochs: 3 in the run, 4 now.*\({what} is shaped"):
+            resumed(longer, what)
 
 
 def test_an_epoch_that_has_begun_may_not_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,6 +89,18 @@ def test_random_amounts_depend_on_seed_and_epoch_alone() -> None:
     assert 0.8 < uniform.max() <= 1
 
 
+def test_all_amounts_fade_in_the_last_part_of_a_run(images: Tensor) -> None:
+    fading = Deformation(15, 0.1, 0.1, 2, 0.5, fade_fraction=0.25, fade_to=0.4, epochs=8)
+    constant = Deformation(15, 0.1, 0.1, 2, 0.5)
+    for epoch, left in ((1, 1.0), (6, 1.0), (7, 0.7), (8, 0.4)):
+        noise = constant.sample(50, 3, epoch)
+        assert torch.equal(fading.sample(50, 3, epoch), noise * left)
+        weaker = Deformation(15 * left, 0.1 * left, 0.1 * left, 2 * left, 0.5 * left)
+        expected = weaker(images, noise)
+        assert torch.allclose(fading(images, noise * left), expected, atol=1e-4)
+        assert torch.allclose(constant(images, noise), expected, atol=1e-4) == (left == 1)
+
+
 def test_images_are_deformed_alike_whatever_batch_they_are_in(images: Tensor) -> None:
     deformation = Deformation(rotation=10, scale=0.1, shear=0.1, translation=2, elastic=0.3)
     sampled = deformation.sample(50, seed=0, epoch=1)
