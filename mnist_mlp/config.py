@@ -134,7 +134,7 @@ class AugmentConfig(Section):
     translation: Annotated[float, Field(ge=0, le=28)] = 0.0
     """Pixels along each axis."""
     elastic: Annotated[float, Field(ge=0, le=28)] = 0.0
-    """Standard deviation, in pixels, of the displacements of an elastic 7 × 7 grid."""
+    """Standard deviation, in pixels, of the displacements of an elastic 4 × 4 grid."""
     fade_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
     """The last fraction of the run, in which all amounts shrink, linearly from epoch to epoch."""
     fade_to: Annotated[float, Field(ge=0, le=1)] = 0.0

@@ -55,13 +55,10 @@ class Row(NamedTuple):
 ROWS = (
     Row("`mnist.yaml`, the plain baseline", "mnist", ("train.test_each_epoch=false",), seeds=5),
     Row("`fast.yaml`", "fast", seeds=5),
-    Row(
-        "`best.yaml` less what follows: deformation only",
-        "best",
-        ("model.batch_norm=false", "optimizer.average=0"),
-    ),
-    Row("with batch normalisation", "best", ("optimizer.average=0",)),
-    Row("with averaged weights too: **`best.yaml`**", "best", seeds=5),
+    Row("**`best.yaml`**", "best", seeds=5),
+    Row("`best.yaml` without elastic deformation", "best", ("augment.elastic=0",)),
+    Row("`best.yaml` without the fade", "best", ("augment.fade_fraction=0",)),
+    Row("`best.yaml` without batch normalisation", "best", ("model.batch_norm=false",)),
 )
 RESULT = "result.json"
 

@@ -19,7 +19,7 @@ from mnist_mlp.constants import SIDE
 from mnist_mlp.steps.data import keyed_generator
 from mnist_mlp.steps.train import TorchUpdater
 
-GRID = 7
+GRID = 4
 """Displacements along each side of the elastic grid."""
 PIXEL = 2 / SIDE
 """In coordinates that go from −1 to 1 across an image."""
@@ -77,7 +77,7 @@ class Deformation:
         return torch.stack([*x, *y]).view(2, 3, -1)
 
     def grids(self, noise: Tensor) -> Tensor:
-        """The elastic grids (B, 2, 7, 7) of noise: by how many pixels x and y are displaced."""
+        """The elastic grids (B, 2, 4, 4) of noise: by how many pixels x and y are displaced."""
         return self.elastic * noise[:, AFFINE_NUMBERS:].reshape(-1, 2, GRID, GRID)
 
     def __call__(self, images: Tensor, noise: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ class Deformation:
 
 @cache
 def interpolation(device: torch.device) -> Tensor:
-    """(7, 28): the weight of each number along a grid's side at each pixel (bicubic)."""
+    """(4, 28): the weight of each number along a grid's side at each pixel (bicubic)."""
     each = torch.eye(GRID, device=device).view(GRID, 1, GRID, 1)
     size, mode = (SIDE, 1), "bicubic"
     return F.interpolate(each, size=size, mode=mode, align_corners=True).view(GRID, SIDE)

@@ -75,7 +75,7 @@ def deform_and_list(
 ) -> tuple[Array, Array, Array]:
     """What `list_lit` makes of the images pixels[index] (N, 784), each deformed by its map.
 
-    The maps (N, 2, 3) and grids (N, 2, 7, 7) are those of `Deformation`, the weights (7, 28) those
+    The maps (N, 2, 3) and grids (N, 2, 4, 4) are those of `Deformation`, the weights (4, 28) those
     of `interpolation`. Without elastic deformation there are no grids.
     """
     real, frame = like.dtype.type, SIDE + 2
