@@ -9,8 +9,8 @@ are not repeated and stopped runs are resumed, so the script can be interrupted 
 `--cost` measures fast.yaml against one epoch of the DataLoader loop of scripts/benchmark.py. Run
 nothing beside that.
 
-What was measured when the configs were chosen: wrong answers for 10,000 training images held out, by
-networks trained on the other 50,000, without a test evaluation (`data.validation=10000
+What was measured when the configs were chosen: wrong answers for 10,000 training images held out,
+by networks trained on the other 50,000, without a test evaluation (`data.validation=10000
 data.test=false`). Between seeds the deviation is 5 to 8, so many differences are noise.
 
 best.yaml, 250 epochs, one seed each; the loss on these images, less noisy, in brackets:
@@ -21,10 +21,10 @@ best.yaml, 250 epochs, one seed each; the loss on these images, less noisy, in b
 - 1.3 times the affine amounts, fading from half of the run: 56 (0.0198); two thirds of them, not
   fading: 63 (0.0223); fading from the first epoch on: 61 (0.0220).
 - A learning rate of 0.006: 66 (0.0207); of 0.002: 59 (0.0222). A weight decay of 0.15: 63 (0.0231).
-- Brought nothing, and is not here: thicker and thinner strokes, 67 (0.0214); the mean weights of the
-  last quarter under a constant learning rate, 59 (0.0234) after 225 epochs; a convolutional teacher
-  (37 wrong) whose answers to 16 deformed copies of each image are the targets, 67 (0.0238), or whose
-  mean answer to them is each image's target, 61 (0.0239).
+- Brought nothing, and is not here: thicker and thinner strokes, 67 (0.0214); the mean weights of
+  the last quarter under a constant learning rate, 59 (0.0234) after 225 epochs; a convolutional
+  teacher (37 wrong) whose answers to 16 deformed copies of each image are the targets, 67 (0.0238),
+  or whose mean answer to them is each image's target, 61 (0.0239).
 - 1,000 epochs: @@
 
 fast.yaml, three seeds each: 108 before; with 24 epochs instead of 20, 96; fading too, 95; with
