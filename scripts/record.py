@@ -21,11 +21,15 @@ best.yaml, 250 epochs, one seed each; the loss on these images, less noisy, in b
 - 1.3 times the affine amounts, fading from half of the run: 56 (0.0198); two thirds of them, not
   fading: 63 (0.0223); fading from the first epoch on: 61 (0.0220).
 - A learning rate of 0.006: 66 (0.0207); of 0.002: 59 (0.0222). A weight decay of 0.15: 63 (0.0231).
-- Brought nothing, and is not here: thicker and thinner strokes, 67 (0.0214); the mean weights of
-  the last quarter under a constant learning rate, 59 (0.0234) after 225 epochs; a convolutional
-  teacher (37 wrong) whose answers to 16 deformed copies of each image are the targets, 67 (0.0238),
-  or whose mean answer to them is each image's target, 61 (0.0239).
-- 1,000 epochs: @@
+- Brought too little to be here: the mean weights of the last quarter under a constant learning
+  rate, 50 (0.0195) instead of 52 (0.0201). Brought nothing: thicker and thinner strokes, 67
+  (0.0214) instead of 52 (0.0210); a convolutional teacher (37 wrong) whose answers to 16 deformed
+  copies of each image are the targets, 67 (0.0238), or whose mean answer to them is each image's
+  target, 61 (0.0239).
+- 4 × 4, 1 pixel, fading, but with translations of 0.5, 1 and 3 instead of 2 pixels: 63, 60 and 61
+  (0.0226, 0.0208, 0.0220); with 1.4 pixels: 68 (0.0245). 3 × 3, 1.2 pixels: 50 (0.0208).
+- 1,000 epochs, fading: 4 × 4, 48 and 53 (0.0183, 0.0208), with 1.2 times the affine amounts 57
+  (0.0191); 7 × 7, 0.5 pixels, 43 and 59 (0.0179, 0.0207); 0.7 pixels, 54 (0.0189).
 
 fast.yaml, three seeds each: 108 before; with 24 epochs instead of 20, 96; fading too, 95; with
 elastic deformation too, 91. With half the learning rate 103.
