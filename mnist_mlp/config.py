@@ -227,8 +227,7 @@ class Config(Section):
     @field_validator("report")
     @classmethod
     def _check_report(cls, report: bool, info: ValidationInfo) -> bool:
-        data = info.data.get("data")
-        if report and data and not data.test:
+        if report and "data" in info.data and not info.data["data"].test:
             raise ValueError("must be false where data.test is: a report evaluates on the test set")
         return report
 
@@ -339,8 +338,6 @@ _PATTERNS = {
     "data.root": "must be a folder's path",
     "data.mirrors": "must be an http:// or https:// address",
 }
-
-
 _WORDS = {
     r"Input should be": "must be",
     r"^Value error, ": "",
@@ -400,6 +397,4 @@ def resembling_key(name: str, section: KeyPath = ()) -> str | None:
 def _keys(section: KeyPath) -> list[str]:
     """The keys of a section; those at the top level for an empty path."""
     values: Any = Config().model_dump()
-    for key in section:
-        values = values[key]
-    return list(values)
+    return list(values[section[0]] if section else values)

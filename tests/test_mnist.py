@@ -22,9 +22,9 @@ def test_mnist_yaml_over_seeds(seeds: range, mnist_root: Path) -> None:
     overrides = [f"data.root={mnist_root}", "train.test_each_epoch=false"]
     results = [train_model(load_config("mnist", [*overrides, f"seed={seed}"])) for seed in seeds]
     accuracies = [result.test_accuracy or 0 for result in results]
-    assert min(accuracies) >= 0.980, accuracies
+    assert min(accuracies) >= 0.983, accuracies
     if len(seeds) > 1:  # one seed may lie below the mean
-        assert statistics.mean(accuracies) >= 0.982, accuracies
+        assert statistics.mean(accuracies) >= 0.985, accuracies
 
 
 def test_lesson_yaml_to_the_letter(mnist_root: Path) -> None:

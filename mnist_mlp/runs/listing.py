@@ -74,8 +74,9 @@ def sort_runs(runs: Runs, key: str) -> Runs:
     """
     results = {"validation": "validation_accuracy", "test": "test_accuracy"}
     columns = ("epochs", "seconds", "train_loss", "validation_loss")
-    keys = [name for name in Config().flat() if key in (name, name.rpartition(".")[2])]
-    if not keys and key not in (*results, *columns):
+    own = key in (*results, *columns)  # goes before data.validation, data.test and train.epochs
+    keys = [k for k in Config().flat() if not own and key in (k, k.rpartition(".")[2])]
+    if not keys and not own:
         known = ", ".join((*results, *columns))
         raise UsageError(f"--sort {key}: no such column; {known}, or a key of the config")
 

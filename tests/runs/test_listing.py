@@ -125,8 +125,12 @@ def test_a_folder_of_runs_is_compared_sorted_and_written(run: Run) -> None:
     assert len(rows) == 4
     for name, seed, rate, *_ in rows:
         assert name == f"learning_rate={rate},seed={seed}"
-    accuracies = [float(row[-2].rstrip("%")) for row in rows]
-    assert accuracies == sorted(accuracies, reverse=True)
+    for column, by in ((-2, "test"), (-3, "validation")):
+        table = run("runs", "runs/digits-sweep", "--sort", by).out.splitlines()
+        found = [line.split()[column] for line in table if line.startswith(" learning_rate=")]
+        accuracies = [float(accuracy.rstrip("%")) for accuracy in found]
+        assert accuracies == sorted(accuracies, reverse=True)
+        assert len(set(accuracies)) > 1
     written = list(csv.DictReader(Path("table.csv").read_text().splitlines()))
     assert [row["path"].rpartition("/")[2] for row in written] == [row[0] for row in rows]
     assert [row["seed"] for row in written] == [row[1] for row in rows]
