@@ -51,7 +51,7 @@ def build_mlp(
             if number < len(layer_sizes) - 1:
                 if batch_norm:
                     norm = modules[f"norm{number}"] = nn.BatchNorm1d(outputs)
-                    norm.num_batches_tracked = None  # only a mean of all batches would need it
+                    norm.num_batches_tracked = None  # used only where momentum is None
                 modules[f"{activation}{number}"] = ACTIVATIONS[activation]()  # a = ReLU(z)
         return nn.Sequential(modules)
 

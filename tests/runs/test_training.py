@@ -199,7 +199,8 @@ def test_the_test_set_is_never_evaluated_where_the_config_says_so(
     assert metrics(Path("run")) == rows
     swept = run("sweep", "seed=0,1", "--config", "digits", *settings[:2], "train.epochs=1")
     assert swept.code == 0, swept
-    assert " test " not in swept.out.partition("valid")[0]
+    trials = [line for line in swept.out.splitlines() if line.startswith("seed=")]
+    assert [(" validation" in line, " test" in line) for line in trials] == [(True, False)] * 2
 
 
 def test_a_report_is_refused_where_the_test_set_is_not_used(run: Callable[..., Outcome]) -> None:

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,25 @@ def test_images_are_deformed_as_pytorch_does_it(elastic: float, digits: Dataset)
     theirs = deformation(to_images(digits.train.pixels[updater.order[rows]]), noise[rows])
     assert (theirs > 0).any(dim=1).float().mean() > 0.5
     assert (ours - theirs).abs().max() < 2e-5
+
+
+def test_only_the_first_thread_computes_sines(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a second one PyTorch would compute them on all cores, whatever its number of threads."""
+    threads, maps = [], Deformation.maps
+
+    def watched(deformation: Deformation, noise: Tensor) -> Tensor:
+        threads.append(threading.current_thread())
+        return maps(deformation, noise)
+
+    monkeypatch.setattr(Deformation, "maps", watched)
+    deformation = Deformation(rotation=9)
+    updater = compiled(
+        build_mlp(seed=0), digits.train, 100, {"name": "sgd"}, deformation=deformation
+    )
+    trained(updater, digits, 0.01)
+    assert set(threads) == {threading.main_thread()}
 
 
 @pytest.mark.parametrize("kind", ["torch", "compiled", "deformed", "graphed"])
