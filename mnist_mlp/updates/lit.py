@@ -9,8 +9,12 @@ from mnist_mlp.updates.loop import Array, disjoint
 
 @disjoint
 def _append(image: Array, scale: float, at: int, inputs: Array, values: Array) -> int:
-    """List an image's pixels that are not 0, from a place of the lists on; return the end."""
+    """List an image's pixels that are not 0, from a place of the lists on; return the end.
+
+    The lists have room for one entry more.
+    """
     real = values.dtype.type
+    # Every pixel is written, and a dark one overwritten by the next: faster than a branch.
     for pixel in range(len(image)):
         inputs[at], values[at] = pixel + 1, real(image[pixel]) / real(scale)
         at += image[pixel] != 0
