@@ -164,9 +164,12 @@ MUTATIONS = [
 def test_a_broken_part_is_found_in_its_own_step(
     step: int, file: str, part: str, broken: str, tmp_path: Path
 ) -> None:
-    """Break the source of a copy of the package and run the program on it."""
+    """Break the source of a copy of the package and run the program on it.
+
+    The copy has the machine code that was kept, which is compiled anew where its source is broken.
+    """
     package = tmp_path / "mnist_mlp"
-    shutil.copytree(REPOSITORY / "mnist_mlp", package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(REPOSITORY / "mnist_mlp", package)
     shutil.copytree(REPOSITORY / "configs", package / "configs")
     (path,) = package.rglob(file)
     source = path.read_text(encoding="utf-8")

@@ -305,8 +305,15 @@ def test_the_parameters_become_views_and_are_put_back_by_load_state_dict(digits:
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 
-SCRIPT = """
-import sys, torch
+LIST = """
+import torch
+from mnist_mlp.updates import compiled
+images, like = torch.ones(9, 784, dtype=torch.uint8).numpy(), torch.zeros(1).numpy()
+starts, *_ = compiled._LIST_LIT.prepare(images, 255.0, like)
+print(float(starts.sum()), sum(compiled._LIST_LIT.call.stats.cache_hits.values()))
+"""
+TRAIN = """
+import torch
 from mnist_mlp.steps.data import Split
 from mnist_mlp.steps.model import build_mlp
 from mnist_mlp.updates import compiled
@@ -319,9 +326,9 @@ print(float(updater.network()[1].weight.detach().sum()), sum(stats.cache_hits.va
 """
 
 
-def start(copy: Path, **environment: str) -> subprocess.Popen[str]:
+def start(copy: Path, script: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-B", "-c", SCRIPT],
+        [sys.executable, "-B", "-c", script],
         env={**os.environ, "PYTHONPATH": str(copy)} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -330,7 +337,7 @@ def start(copy: Path, **environment: str) -> subprocess.Popen[str]:
 
 
 def result(process: subprocess.Popen[str]) -> tuple[float, bool]:
-    """A weight sum, and whether the machine code came from the disk."""
+    """A sum of results, and whether the machine code came from the disk."""
     out, err = process.communicate(timeout=120)
     assert not err
     total, hits = out.split()
@@ -346,38 +353,45 @@ def package(tmp_path: Path) -> Path:
     return copied
 
 
-def test_machine_code_is_kept_and_made_anew_where_it_is_damaged(package: Path) -> None:
+@pytest.mark.parametrize("script", [LIST, pytest.param(TRAIN, marks=pytest.mark.long)])
+def test_machine_code_is_kept_and_made_anew_where_it_is_damaged(script: str, package: Path) -> None:
     """Two first starts at once, a machine of another kind, a damaged file of each sort."""
-    both = [start(package) for _ in range(2)]
+    both = [start(package, script) for _ in range(2)]
     (total, _), (other, _) = (result(process) for process in both)
     assert total == other
-    assert result(start(package)) == (total, True)
+    assert result(start(package, script)) == (total, True)
     other_kind = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
     for kept_before in (False, True):
-        rounded_otherwise, hit = result(start(package, **other_kind))
+        rounded_otherwise, hit = result(start(package, script, **other_kind))
         assert rounded_otherwise == pytest.approx(total)
         assert hit == kept_before
-    assert result(start(package)) == (total, True)
+    assert result(start(package, script)) == (total, True)
     kept = list((package / "mnist_mlp/updates/__pycache__").glob("*.nb?"))
     assert {path.suffix for path in kept} == {".nbi", ".nbc"}
     for path in kept:
         whole = path.read_bytes()
         path.write_bytes(whole[: len(whole) // 2])
-    assert result(start(package)) == (total, False)
-    assert result(start(package))[0] == total
-    assert result(start(package)) == (total, True)
+    assert result(start(package, script)) == (total, False)
+    assert result(start(package, script))[0] == total
+    assert result(start(package, script)) == (total, True)
 
 
-def test_where_nothing_can_be_kept_it_is_compiled_each_time(package: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("script", [LIST, pytest.param(TRAIN, marks=pytest.mark.long)])
+def test_where_nothing_can_be_kept_it_is_compiled_each_time(
+    script: str, package: Path, tmp_path: Path
+) -> None:
     """A read-only install and no cache folder: a file stands where each folder would be made."""
     (package / "mnist_mlp/updates/__pycache__").write_text("")
     nowhere = tmp_path / "home"
     nowhere.write_text("")
     places = {"HOME": str(nowhere), "XDG_CACHE_HOME": str(nowhere)}
-    total, kept = result(start(package, **places))
+    total, kept = result(start(package, script, **places))
     assert not kept
     home = tmp_path / "elsewhere"
     home.mkdir()
     places = {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
-    assert result(start(package, **places)) == (total, False)
-    assert result(start(package, **places)) == (total, True)  # kept in the user's cache folder
+    assert result(start(package, script, **places)) == (total, False)
+    assert result(start(package, script, **places)) == (
+        total,
+        True,
+    )  # kept in the user's cache folder
