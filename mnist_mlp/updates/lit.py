@@ -6,6 +6,9 @@ from mnist_mlp.constants import SIDE
 from mnist_mlp.updates.deformation import GRID
 from mnist_mlp.updates.loop import Array, disjoint
 
+PADDED = 32
+"""A row's pixels, padded to whole vector registers. A loop of fixed length is faster."""
+
 
 @disjoint
 def _append(image: Array, scale: float, at: int, inputs: Array, values: Array) -> int:
@@ -35,9 +38,19 @@ def list_lit(images: Array, scale: float, like: Array) -> tuple[Array, Array, Ar
 
 
 @disjoint
+def _frame(image: Array, scale: float, bright: Array, framed: Array) -> None:
+    """An image's pixels divided by the scale, in a row (784,), and in a frame of dark pixels."""
+    for i in range(SIDE * SIDE):
+        bright[i] = bright.dtype.type(image[i]) / bright.dtype.type(scale)
+    for y in range(SIDE):
+        for x in range(SIDE):
+            framed[(y + 1) * (SIDE + 2) + x + 1] = bright[y * SIDE + x]
+
+
+@disjoint
 def _interpolate(factors: Array, rows: Array, total: Array) -> None:
     """The sum of the rows of a grid, each times its factor."""
-    for j in range(len(total)):
+    for j in range(PADDED):
         total[j] = 0
         for k in range(GRID):
             total[j] += factors[k] * rows[k, j]
@@ -47,7 +60,7 @@ def _interpolate(factors: Array, rows: Array, total: Array) -> None:
 def _points(by_x: float, x: Array, start: float, shifts: Array, points: Array) -> None:
     """Where a row's pixels are in the framed image, along one axis: by_x · x + start + shift."""
     real = points.dtype.type
-    for j in range(len(points)):
+    for j in range(PADDED):
         p = by_x * x[j] + start + shifts[j]
         # What lies beyond the frame is as dark as the frame. (`min` and `max` take longer.)
         p = p if p > real(0) else real(0)
@@ -86,18 +99,15 @@ def deform_and_list(
     starts, most = np.zeros(len(index) + 1, np.int64), len(index) * SIDE * SIDE + 1
     inputs, values = np.empty(most, np.uint16), np.empty(most, like.dtype)
     image = np.empty((SIDE, SIDE), like.dtype)
-    framed = np.zeros(frame * frame + frame + 1, like.dtype)  # an image in a frame of dark pixels
-    across = ((np.arange(SIDE) + 0.5) * (2 / SIDE) - 1).astype(like.dtype)
+    framed = np.zeros(frame * frame + frame + 1, like.dtype)
+    across = ((np.arange(PADDED) + 0.5) * (2 / SIDE) - 1).astype(like.dtype)
     half, shift = real(SIDE / 2), real(SIDE / 2 + 0.5)  # from −1 to 1 to pixels of the frame
-    # Rows are padded to whole vector registers.
-    padded, by_row = np.zeros((GRID, 32), like.dtype), np.ascontiguousarray(weights.T)
+    padded, by_row = np.zeros((GRID, PADDED), like.dtype), np.ascontiguousarray(weights.T)
     padded[:, :SIDE] = weights
-    widened, shifts = np.zeros((2, GRID, 32), like.dtype), np.zeros((2, 32), like.dtype)
-    points = np.empty((2, SIDE), like.dtype)
+    widened = np.zeros((2, GRID, PADDED), like.dtype)
+    shifts, points = np.zeros((2, PADDED), like.dtype), np.zeros((2, PADDED), like.dtype)
     for n in range(len(index)):
-        for y in range(SIDE):
-            for x in range(SIDE):
-                framed[(y + 1) * frame + x + 1] = real(pixels[index[n], y * SIDE + x]) / real(scale)
+        _frame(pixels[index[n]], scale, image.reshape(-1), framed)
         for k in range(2 * GRID if len(grids) else 0):  # both axes' rows
             axis, row = divmod(k, GRID)
             _interpolate(grids[n, axis, row], padded, widened[axis, row])
