@@ -17,14 +17,15 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from mnist_mlp.constants import CLASSES
+from mnist_mlp.constants import CLASSES, INPUT_SIZE
 from mnist_mlp.steps.data import Split
 from mnist_mlp.steps.train import Updater
-from mnist_mlp.updates.deformation import Deformation, interpolation
-from mnist_mlp.updates.lit import deform_and_list, list_lit
+from mnist_mlp.updates.deformation import Deformation
+from mnist_mlp.updates.lit import deform_and_list, empty_lists, list_lit, new_canvas
 from mnist_mlp.updates.loop import (
     OPTIONS,
     Array,
+    DisjointArrays,
     Lists,
     Norms,
     OptimizerSettings,
@@ -44,12 +45,12 @@ milliseconds. Signals are heard then."""
 class _CachedFunction:
     """A compiled function whose machine code is kept on disk, where that is possible."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
+    def __init__(self, function: Callable[..., Any], **options: Any) -> None:
+        self.function, self.options = function, OPTIONS | options
         try:
-            self.call: Any = numba.njit(cache=True, **OPTIONS)(function)
+            self.call: Any = numba.njit(cache=True, **self.options)(function)
         except RuntimeError:  # no folder can be written to
-            self.call = numba.njit(**OPTIONS)(function)
+            self.call = numba.njit(**self.options)(function)
 
     def prepare(self, *arguments: Any) -> Any:
         """Call the function; compile it first, unless its machine code was kept."""
@@ -62,12 +63,12 @@ class _CachedFunction:
         except Exception:  # what was kept is damaged, or the disk is full: do without
             with suppress(Exception):
                 self.call._cache.flush()
-            self.call = numba.njit(**OPTIONS)(self.function)
+            self.call = numba.njit(**self.options)(self.function)
             return self.call(*arguments)
 
 
 _MAKE_UPDATES, _LIST_LIT = _CachedFunction(make_updates), _CachedFunction(list_lit)
-_DEFORM_AND_LIST = _CachedFunction(deform_and_list)
+_DEFORM_AND_LIST = _CachedFunction(deform_and_list, pipeline_class=DisjointArrays)
 State = dict[Tensor, dict[str, Tensor]]
 """What the optimizer keeps for each parameter, as `torch.optim.Optimizer.state` has it."""
 
@@ -97,13 +98,17 @@ class CompiledUpdater(Updater):
         self.steps = [state["step"] for state in self.state.values() if "step" in state]
         batches = WORK_PER_CALL // (len(self.space.theta) * batch_size)
         self.batches_per_call = max(1, batches)
-        pixels, like = train.pixels[:0] if deformation else train.pixels, self.space.theta
-        self.scale = 255.0 if pixels.dtype == torch.uint8 else 1.0
-        self.starts, self.inputs, self.values = _LIST_LIT.prepare(pixels.numpy(), self.scale, like)
+        self.dtype, self.pixels = self.space.theta.dtype, train.pixels.numpy()
+        self.scale = 255.0 if train.pixels.dtype == torch.uint8 else 1.0
         if deformation:
+            self.canvas = new_canvas(self.dtype)
             self._draw(deformation, 0, epoch=0)
-            _DEFORM_AND_LIST.prepare(*self._to_deform(slice(0), np.zeros(0, np.int64)))
-        lists = (np.zeros((2, 0), np.int64), self.inputs, self.values)
+            self.lists = self._deformed(slice(0), np.zeros(0, np.int64), _DEFORM_AND_LIST.prepare)
+        else:
+            lit = int(np.count_nonzero(self.pixels))
+            self.lists = empty_lists(len(self.pixels), lit, self.dtype)
+            _LIST_LIT.prepare(self.pixels, self.scale, *self.lists)
+        lists = (np.zeros((2, 0), np.int64), *self.lists[1:])
         labels, logits, rates = np.zeros(0, np.int64), torch.zeros(0, CLASSES).numpy(), np.zeros(0)
         how, size = self.optimizer, batch_size
         _MAKE_UPDATES.prepare(self.space, self.norms, how, lists, labels, logits, rates, size, 0)
@@ -139,11 +144,11 @@ class CompiledUpdater(Updater):
         """Layer 1's lists for the examples of these batches."""
         rows = slice(batches.start * self.batch_size, batches.stop * self.batch_size)
         index = self.order[rows].numpy()
-        if not self.deformation:
-            starts = self.starts
-            return np.stack([starts[index], starts[index + 1]]), self.inputs, self.values
-        starts, inputs, values = _DEFORM_AND_LIST.call(*self._to_deform(rows, index))
-        return np.stack([starts[:-1], starts[1:]]), inputs, values
+        if self.deformation:
+            starts, inputs, values = self._deformed(rows, index, _DEFORM_AND_LIST.call)
+            return np.stack([starts[:-1], starts[1:]]), inputs, values
+        starts, inputs, values = self.lists
+        return np.stack([starts[index], starts[index + 1]]), inputs, values
 
     def _draw(self, deformation: Deformation, examples: int, epoch: int) -> None:
         """Draw an epoch's maps and grids."""
@@ -152,10 +157,12 @@ class CompiledUpdater(Updater):
         self.maps = deformation.maps(noise).permute(2, 0, 1).contiguous().numpy()
         self.grids = deformation.grids(noise).numpy()
 
-    def _to_deform(self, rows: slice, index: Array) -> tuple[Any, ...]:
-        """The arguments of `deform_and_list` for some rows of the epoch, the images of an index."""
-        how = self.maps[rows], self.grids[rows], interpolation(self.train.pixels.device).numpy()
-        return self.train.pixels.numpy(), index, self.scale, *how, self.space.theta
+    def _deformed(self, rows: slice, index: Array, deform: Callable[..., Any]) -> Lists:
+        """Lists for some rows of the epoch, the images of an index."""
+        lists = empty_lists(len(index), len(index) * INPUT_SIZE, self.dtype)
+        how = self.maps[rows], self.grids[rows], self.canvas
+        deform(self.pixels, index, self.scale, *how, *lists)
+        return lists
 
 
 @torch.no_grad()

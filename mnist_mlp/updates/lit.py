@@ -1,9 +1,15 @@
-"""Images for the compiled loop: lists of their pixels that are not 0, and deformed images."""
+"""Images for the compiled loop: lists of their pixels that are not 0, and deformed images.
+
+The compiled functions get the arrays that they fill: Numba takes seconds to compile allocations.
+"""
+
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
-from mnist_mlp.constants import SIDE
-from mnist_mlp.updates.deformation import GRID
+from mnist_mlp.constants import INPUT_SIZE, SIDE
+from mnist_mlp.updates.deformation import GRID, interpolation
 from mnist_mlp.updates.loop import Array, disjoint
 
 PADDED = 32
@@ -24,17 +30,45 @@ def _append(image: Array, scale: float, at: int, inputs: Array, values: Array) -
     return at
 
 
-def list_lit(images: Array, scale: float, like: Array) -> tuple[Array, Array, Array]:
-    """The pixels of images (N, 784) that are not 0: starts (N + 1,), inputs and values.
+def empty_lists(examples: int, most: int, dtype: Any) -> tuple[Array, Array, Array]:
+    """Room for the lists of some examples, and for that many pixels in all; see `list_lit`."""
+    starts = np.zeros(examples + 1, np.int64)
+    return starts, np.empty(most + 1, np.uint16), np.empty(most + 1, dtype)
 
-    Those of image i are at starts[i]:starts[i + 1]. Pixels are counted from 1, and their values
-    divided by the scale, in the dtype of `like`.
+
+def list_lit(images: Array, scale: float, starts: Array, inputs: Array, values: Array) -> None:
+    """List the pixels of images (N, 784) that are not 0, divided by the scale.
+
+    Those of image i are at starts[i]:starts[i + 1] of inputs, which count pixels from 1, and of
+    values.
     """
-    lit, starts = 1 + np.count_nonzero(images), np.zeros(len(images) + 1, np.int64)
-    inputs, values = np.empty(lit, np.uint16), np.empty(lit, like.dtype)
     for n in range(len(images)):
         starts[n + 1] = _append(images[n], scale, starts[n], inputs, values)
-    return starts, inputs, values
+
+
+class Canvas(NamedTuple):
+    """What is the same for every deformed image, and room for one at a time."""
+
+    weights: Array  # (4, 32): those of `interpolation`, padded
+    by_row: Array  # (28, 4): the same for each row
+    across: Array  # (32,): where pixels are, from −1 to 1
+    image: Array  # (784,)
+    framed: Array  # an image in a frame of dark pixels, row by row
+    widened: Array  # (2, 4, 32): the grids' rows, interpolated, of x and of y
+    shifts: Array  # (2, 32): by how many pixels a row's pixels are displaced
+    points: Array  # (2, 32): where a row's pixels are in the framed image
+
+
+def new_canvas(dtype: Any) -> Canvas:
+    """A canvas for numbers of this type."""
+    weights, by_row = np.zeros((GRID, PADDED), dtype), np.zeros((SIDE, GRID), dtype)
+    weights[:, :SIDE] = interpolation(torch.device("cpu")).numpy()
+    by_row[:] = weights[:, :SIDE].T
+    across = ((np.arange(PADDED) + 0.5) * (2 / SIDE) - 1).astype(dtype)
+    image, framed = np.zeros(INPUT_SIZE, dtype), np.zeros((SIDE + 2) * (SIDE + 3) + 1, dtype)
+    widened = np.zeros((2, GRID, PADDED), dtype)
+    shifts, points = np.zeros((2, 2, PADDED), dtype)
+    return Canvas(weights, by_row, across, image, framed, widened, shifts, points)
 
 
 @disjoint
@@ -87,37 +121,30 @@ def deform_and_list(
     scale: float,
     maps: Array,
     grids: Array,
-    weights: Array,
-    like: Array,
-) -> tuple[Array, Array, Array]:
-    """What `list_lit` makes of the images pixels[index] (N, 784), each deformed by its map.
+    canvas: Canvas,
+    starts: Array,
+    inputs: Array,
+    values: Array,
+) -> None:
+    """What `list_lit` does for the images pixels[index] (N, 784), each deformed by its map.
 
-    The maps (N, 2, 3) and grids (N, 2, 4, 4) are those of `Deformation`, the weights (4, 28) those
-    of `interpolation`. Without elastic deformation there are no grids.
+    The maps (N, 2, 3) and grids (N, 2, 4, 4) are those of `Deformation`; without elastic
+    deformation there are no grids.
     """
-    real, frame = like.dtype.type, SIDE + 2
-    starts, most = np.zeros(len(index) + 1, np.int64), len(index) * SIDE * SIDE + 1
-    inputs, values = np.empty(most, np.uint16), np.empty(most, like.dtype)
-    image = np.empty((SIDE, SIDE), like.dtype)
-    framed = np.zeros(frame * frame + frame + 1, like.dtype)
-    across = ((np.arange(PADDED) + 0.5) * (2 / SIDE) - 1).astype(like.dtype)
+    real = values.dtype.type
     half, shift = real(SIDE / 2), real(SIDE / 2 + 0.5)  # from −1 to 1 to pixels of the frame
-    padded, by_row = np.zeros((GRID, PADDED), like.dtype), np.ascontiguousarray(weights.T)
-    padded[:, :SIDE] = weights
-    widened = np.zeros((2, GRID, PADDED), like.dtype)
-    shifts, points = np.zeros((2, PADDED), like.dtype), np.zeros((2, PADDED), like.dtype)
+    image, points, shifts, across = canvas.image, canvas.points, canvas.shifts, canvas.across
     for n in range(len(index)):
-        _frame(pixels[index[n]], scale, image.reshape(-1), framed)
+        _frame(pixels[index[n]], scale, image, canvas.framed)
         for k in range(2 * GRID if len(grids) else 0):  # both axes' rows
             axis, row = divmod(k, GRID)
-            _interpolate(grids[n, axis, row], padded, widened[axis, row])
+            _interpolate(grids[n, axis, row], canvas.weights, canvas.widened[axis, row])
         for y in range(SIDE):
             for axis in range(2):
                 by_x, by_y, start = maps[n, axis]
                 if len(grids):
-                    _interpolate(by_row[y], widened[axis], shifts[axis])
+                    _interpolate(canvas.by_row[y], canvas.widened[axis], shifts[axis])
                 start = (by_y * across[y] + start) * half + shift
                 _points(by_x * half, across, start, shifts[axis], points[axis])
-            _resample(framed, points[0], points[1], image[y])
-        starts[n + 1] = _append(image.reshape(-1), 1.0, starts[n], inputs, values)
-    return starts, inputs, values
+            _resample(canvas.framed, points[0], points[1], image[y * SIDE : (y + 1) * SIDE])
+        starts[n + 1] = _append(image, 1.0, starts[n], inputs, values)

@@ -24,10 +24,11 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-class _DisjointArrays(CompilerBase):
+class DisjointArrays(CompilerBase):
     """Numba's compiler, told that arrays do not overlap, which saves checking it in each loop."""
 
     def define_pipelines(self) -> list[Any]:
+        """The usual passes."""
         self.state.flags.noalias = True
         return [DefaultPassBuilder.define_nopython_pipeline(self.state)]  # type: ignore[no-untyped-call]
 
@@ -41,7 +42,7 @@ def inner(function: Function, **options: Any) -> Function:
 
 inlined = partial(inner, inline="always")
 """Compiles a function as a part of those that call it, which is quicker to compile."""
-disjoint = partial(inner, pipeline_class=_DisjointArrays)
+disjoint = partial(inner, pipeline_class=DisjointArrays)
 """`inner`, for functions whose array arguments do not overlap."""
 
 

@@ -306,10 +306,10 @@ def test_the_parameters_become_views_and_are_put_back_by_load_state_dict(digits:
 
 
 LIST = """
-import torch
+import numpy as np
 from mnist_mlp.updates import compiled
-images, like = torch.ones(9, 784, dtype=torch.uint8).numpy(), torch.zeros(1).numpy()
-starts, *_ = compiled._LIST_LIT.prepare(images, 255.0, like)
+starts, inputs, values = compiled.empty_lists(9, 9 * 784, np.float32)
+compiled._LIST_LIT.prepare(np.ones((9, 784), np.uint8), 255.0, starts, inputs, values)
 print(float(starts.sum()), sum(compiled._LIST_LIT.call.stats.cache_hits.values()))
 """
 TRAIN = """
