@@ -1,11 +1,14 @@
-"""Writing files so that a crash cannot leave one half-written."""
+"""Writing files so that a crash cannot leave one half-written; tables as CSV."""
 
+import csv
+import io
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 
 def half_written(folder: Path, names: str) -> Iterator[Path]:
@@ -50,3 +53,10 @@ def append(path: Path, content: bytes) -> None:
     except OSError as error:
         error.filename = str(path)  # a failed write names none
         raise
+
+
+def to_csv(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A table as the text of a CSV file."""
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    return file.getvalue()

@@ -47,18 +47,12 @@ def _program(version: Annotated[bool, _VERSION] = False) -> None:
 
 app.command()(networks.train)
 app.command(name="eval")(networks.evaluate)
-app.command()(checks.count_params)
-app.command()(checks.check_lesson)
-app.command()(images.trace)
-app.command()(images.predict)
-app.command()(networks.report)
-app.command()(networks.export)
-app.command()(networks.handout)
-app.command()(experiments.sweep)
-app.command()(experiments.runs)
-app.command()(checks.validate)
-app.command()(checks.configs)
-app.command()(checks.download)
+for _command in (
+    checks.count_params, checks.check_lesson, images.trace, images.predict, networks.report,
+    networks.export, networks.handout, experiments.sweep, experiments.runs, checks.validate,
+    checks.configs, checks.download,
+):  # fmt: skip
+    app.command()(_command)
 
 
 def main() -> NoReturn:

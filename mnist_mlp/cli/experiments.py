@@ -1,14 +1,12 @@
 """The commands for several runs: sweep, runs."""
 
-import csv
-import io
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from mnist_mlp.cli import common
-from mnist_mlp.files import write_atomically
+from mnist_mlp.files import to_csv, write_atomically
 from mnist_mlp.runs.directory import RUNS
 from mnist_mlp.runs.listing import RunSummary, differences, find_runs, list_runs, sort_runs
 from mnist_mlp.runs.sweep import groups, plan, run_sweep
@@ -57,10 +55,8 @@ def sweep(
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write rows, all of the same keys, as a table; without any the file is empty."""
-    file = io.StringIO(newline="")
-    table = csv.writer(file)
-    table.writerows([*map(list, rows[:1]), *(row.values() for row in rows)])
-    write_atomically(path, file.getvalue().encode())
+    text = to_csv(rows[0], (row.values() for row in rows)) if rows else ""
+    write_atomically(path, text.encode())
 
 
 def runs(

@@ -57,14 +57,13 @@ def write_handout(checkpoint: Checkpoint, folder: Path, data: Dataset | None = N
     exercises = make_exercises(checkpoint, data)
     name = escape(checkpoint.run_name)
     pages = {
-        "exercises": (f"Exercises on {name}", _sheet(exercises, answers=False)),
-        "answers": (f"Answers about {name}", _sheet(exercises, answers=True)),
-        "index": (f"A network that reads digits: {name}", _index(exercises)),
+        "exercises": ("sheet", f"Exercises on {name}", _sheet(exercises, answers=False)),
+        "answers": ("sheet", f"Answers about {name}", _sheet(exercises, answers=True)),
+        "index": ("handout", f"A network that reads digits: {name}", _links(exercises)),
     }
-    for page, (title, body) in pages.items():
-        write_atomically(
-            folder / f"{page}.html", fill_template("sheet", name=title, body=body).encode()
-        )
+    for page, (template, title, body) in pages.items():
+        content = fill_template(template, name=title, body=body).encode()
+        write_atomically(folder / f"{page}.html", content)
     return folder / "index.html"
 
 
@@ -240,17 +239,9 @@ def _sheet(exercises: list[Exercise], answers: bool) -> str:
     return f"<ol>{''.join(items)}</ol>"
 
 
-def _index(exercises: list[Exercise]) -> str:
-    """Links to the pages, and to the explorer page where each exercise begins."""
-    pages = {
-        "explorer.html": "The explorer: look into the network, draw a digit, break it, train it",
-        "report.html": "The report of its training",
-        "exercises.html": "Twelve exercises, to print",
-        "answers.html": "Their answers, for the teacher",
-    }
-    links = "".join(f'<li><a href="{file}">{text}</a></li>' for file, text in pages.items())
-    states = "".join(
+def _links(exercises: list[Exercise]) -> str:
+    """Links to the explorer page where each exercise begins."""
+    return "".join(
         f'<li><a href="{escape(exercise.link)}">{exercise.step}: exercise {number}</a></li>'
         for number, exercise in enumerate(exercises, start=1)
     )
-    return f"<ul>{links}</ul><h2>In the explorer</h2><ul>{states}</ul>"

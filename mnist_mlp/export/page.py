@@ -50,7 +50,10 @@ def export_html(
         UsageError: The page does not support this network.
         OSError: The file cannot be written; an existing file is left unchanged.
     """
-    _check_supported(checkpoint)
+    if (hidden := len(checkpoint.config.model.layer_sizes) - 2) > MAX_HIDDEN:
+        raise UsageError(
+            f"{checkpoint.path}: {hidden} hidden layers; the page covers at most {MAX_HIDDEN}"
+        )
     template = _template()
 
     def page(extra: int) -> bytes:
@@ -72,14 +75,6 @@ def export_html(
     # Fill the remaining space with misclassified images, 1,300 bytes each.
     content = page(extra=(MAX_BYTES - len(content)) // 1_300)
     write_atomically(output, content)
-
-
-def _check_supported(checkpoint: Checkpoint) -> None:
-    hidden = len(checkpoint.config.model.layer_sizes) - 2
-    if hidden > MAX_HIDDEN:
-        raise UsageError(
-            f"{checkpoint.path}: {hidden} hidden layers; the page covers at most {MAX_HIDDEN}"
-        )
 
 
 def _template() -> str:

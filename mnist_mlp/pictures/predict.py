@@ -103,10 +103,15 @@ def _save(grey: Pixels, folder: Path, stem: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
     path = next(p for name in names if not (p := folder / f"{name}.png").exists())
+    write_atomically(path, to_png(grey))
+    return path
+
+
+def to_png(grey: Pixels) -> bytes:
+    """Bytes (H, W) as the content of a PNG file."""
     content = io.BytesIO()
     Image.fromarray(grey).save(content, "PNG")
-    write_atomically(path, content.getvalue())
-    return path
+    return content.getvalue()
 
 
 def label_of(path: Path) -> int | None:

@@ -229,9 +229,14 @@ def with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def weights_sha256(model: nn.Module) -> str:
     """SHA-256 over a network's tensors in name order, as little-endian float32 bytes."""
+    return tensors_sha256(*(tensor for _, tensor in sorted(model.state_dict().items())))
+
+
+def tensors_sha256(*tensors: Tensor) -> str:
+    """SHA-256 over the numbers of tensors, as bytes, little-endian where the machine is."""
     digest = hashlib.sha256()
-    for _, tensor in sorted(model.state_dict().items()):
-        digest.update(tensor.detach().cpu().contiguous().numpy().astype("<f4").tobytes())
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().numpy().data)
     return digest.hexdigest()
 
 

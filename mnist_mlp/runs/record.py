@@ -1,6 +1,5 @@
 """What a run writes into its directory while it trains: metrics and checkpoints."""
 
-import hashlib
 import json
 import math
 from collections.abc import Container
@@ -8,10 +7,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from mnist_mlp.files import append, write_atomically
-from mnist_mlp.runs.checkpoint import Checkpoint, save_checkpoint, weights_sha256
+from mnist_mlp.runs.checkpoint import Checkpoint, save_checkpoint, tensors_sha256, weights_sha256
 from mnist_mlp.runs.directory import checkpoint_path, list_checkpoints, whole_epochs
 from mnist_mlp.runs.environment import deciding, describe_environment
 from mnist_mlp.runs.learner import Learner
@@ -42,7 +39,7 @@ class Record:
         self.examples, self.test = len(data.train.labels), data.test
         self.batches = math.ceil(self.examples / self.config.train.batch_size)  # in an epoch
         self.parameters = sum(layer.parameters for layer in count_parameters(learner.model))
-        self.data_hashes = {name: _sha256(*split) for name, split in data.splits().items()}
+        self.data_hashes = {name: tensors_sha256(*split) for name, split in data.splits().items()}
         begun_with = initial and {
             "run": initial.run_name,
             "checkpoint": initial.path.name,
@@ -139,7 +136,7 @@ class Record:
 
     def order_hash(self, epoch: int) -> str:
         """A hash of the order in which an epoch visits the training examples."""
-        return _sha256(epoch_order(self.examples, self.config.seed, epoch))
+        return tensors_sha256(epoch_order(self.examples, self.config.seed, epoch))
 
     def _best_epoch(self, among: Container[int] | None = None) -> EpochResult | None:
         """The earliest of the best rows by validation, as `load_checkpoint` chooses."""
@@ -148,13 +145,6 @@ class Record:
         scores = [(self.config.validation_score(asdict(row)), row) for row in rows]
         rated = [(score, row) for score, row in scores if score is not None]
         return max(rated, key=lambda pair: pair[0], default=(None, None))[1]
-
-
-def _sha256(*tensors: Tensor) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.cpu().contiguous().numpy().data)  # no copy
-    return digest.hexdigest()
 
 
 def _json(value: dict[str, Any]) -> bytes:

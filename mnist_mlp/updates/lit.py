@@ -50,7 +50,6 @@ class Canvas(NamedTuple):
     """What is the same for every deformed image, and room for one at a time."""
 
     weights: Array  # (4, 32): those of `interpolation`, padded
-    by_row: Array  # (28, 4): the same for each row
     across: Array  # (32,): where pixels are, from −1 to 1
     image: Array  # (784,)
     framed: Array  # an image in a frame of dark pixels, row by row
@@ -61,14 +60,13 @@ class Canvas(NamedTuple):
 
 def new_canvas(dtype: Any) -> Canvas:
     """A canvas for numbers of this type."""
-    weights, by_row = np.zeros((GRID, PADDED), dtype), np.zeros((SIDE, GRID), dtype)
+    weights = np.zeros((GRID, PADDED), dtype)
     weights[:, :SIDE] = interpolation(torch.device("cpu")).numpy()
-    by_row[:] = weights[:, :SIDE].T
     across = ((np.arange(PADDED) + 0.5) * (2 / SIDE) - 1).astype(dtype)
     image, framed = np.zeros(INPUT_SIZE, dtype), np.zeros((SIDE + 2) * (SIDE + 3) + 1, dtype)
     widened = np.zeros((2, GRID, PADDED), dtype)
     shifts, points = np.zeros((2, 2, PADDED), dtype)
-    return Canvas(weights, by_row, across, image, framed, widened, shifts, points)
+    return Canvas(weights, across, image, framed, widened, shifts, points)
 
 
 @disjoint
@@ -143,7 +141,7 @@ def deform_and_list(
             for axis in range(2):
                 by_x, by_y, start = maps[n, axis]
                 if len(grids):
-                    _interpolate(canvas.by_row[y], canvas.widened[axis], shifts[axis])
+                    _interpolate(canvas.weights[:, y], canvas.widened[axis], shifts[axis])
                 start = (by_y * across[y] + start) * half + shift
                 _points(by_x * half, across, start, shifts[axis], points[axis])
             _resample(canvas.framed, points[0], points[1], image[y * SIDE : (y + 1) * SIDE])

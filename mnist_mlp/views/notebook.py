@@ -6,13 +6,12 @@ from functools import singledispatch
 from html import escape
 from pathlib import Path
 
-from PIL import Image
 from rich.console import Console
 
 from mnist_mlp.config import Config
 from mnist_mlp.lesson.table import Claims
 from mnist_mlp.lesson.trace import Trace
-from mnist_mlp.pictures.predict import Prediction
+from mnist_mlp.pictures.predict import Prediction, to_png
 from mnist_mlp.pictures.preprocess import Pixels
 from mnist_mlp.runs.listing import Runs
 from mnist_mlp.runs.training import RunResult, run_events
@@ -105,10 +104,8 @@ def _(picture: Picture) -> str:
 
 def _pixels(pixels: Pixels) -> str:
     """The network's input (28, 28), enlarged."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
     style = 'width="140" style="image-rendering: pixelated"'
-    return _img(file.getvalue(), "the network's input", style)
+    return _img(to_png(pixels), "the network's input", style)
 
 
 def _img(png: bytes, alt: str, style: str) -> str:

@@ -1,17 +1,16 @@
 """The pictures of a run: each a figure, a caption and the numbers that it shows."""
 
-import csv
-import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from mnist_mlp.constants import show_loss
+from mnist_mlp.files import to_csv
 from mnist_mlp.notebook_html import NotebookHtml
 from mnist_mlp.runs.checkpoint import Checkpoint
 from mnist_mlp.runs.environment import load_run_dataset
@@ -74,7 +73,7 @@ def _curves(rows: Sequence[EpochResult], footer: str) -> Picture:
         caption="Training figures are of each mini-batch just before its own update. The test set "
         "is reported and decides nothing. A network that guesses has a loss of ln 10.",
         figure=figures.draw_curves(rows, footer),
-        numbers=_csv([field.name for field in fields(EpochResult)], map(astuple, rows)),
+        numbers=to_csv([field.name for field in fields(EpochResult)], map(astuple, rows)),
     )
 
 
@@ -87,7 +86,7 @@ def _digits(evaluation: Evaluation, footer: str) -> Picture:
         caption="The share of a digit's test images that is read correctly, and the rest, "
         "enlarged.",
         figure=figures.draw_digits(matrix, footer),
-        numbers=_csv(
+        numbers=to_csv(
             ["digit", "accuracy", "correct", "support"],
             ([s.digit, s.recall, matrix[s.digit][s.digit], s.support] for s in scores),
         ),
@@ -104,7 +103,7 @@ def _confusion_matrix(matrix: list[list[int]], footer: str) -> Picture:
         shows=f"{wrong.sum():,} of {counts.sum():,} test images are misread{most}.",
         caption="The numbers count images, a dot is none; the colour is the share of the row.",
         figure=figures.draw_confusion_matrix(matrix, footer),
-        numbers=_csv(
+        numbers=to_csv(
             ["true", *(f"read as {k}" for k in range(len(matrix)))],
             ([k, *row] for k, row in enumerate(matrix)),
         ),
@@ -123,7 +122,7 @@ def _mistakes(p: NDArray[np.float64], test: Split, footer: str) -> Picture:
         caption="An index counts the test images from 0; mnist-mlp trace --index takes it. Ink is "
         "drawn dark.",
         figure=figures.draw_mistakes(shown, test, len(mistakes), footer),
-        numbers=_csv([field.name for field in fields(Mistake)], map(astuple, shown)),
+        numbers=to_csv([field.name for field in fields(Mistake)], map(astuple, shown)),
     )
 
 
@@ -149,15 +148,9 @@ def _tiles(weights: NDArray[np.float32], footer: str) -> Picture:
         caption="A tile is a neuron's 28 × 28 weights: ink on red pixels raises its value, ink on "
         "blue pixels lowers it. All tiles share one scale, which 0.5% of the weights exceed.",
         figure=figures.draw_tiles(weights, footer),
-        numbers=_csv(
+        numbers=to_csv(
             ["neuron", *(f"pixel {k}" for k in range(shown.shape[1]))],
             # 9 digits distinguish any two float32 numbers.
             ([k, *(f"{weight:.9g}" for weight in row)] for k, row in enumerate(shown)),
         ),
     )
-
-
-def _csv(header: list[str], rows: Iterable[Iterable[Any]]) -> str:
-    file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows([header, *rows])
-    return file.getvalue()

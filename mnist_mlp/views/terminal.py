@@ -151,11 +151,8 @@ def _show_start(console: Console, start: "RunStart") -> None:
     if problem := where["compiler_problem"]:
         reason = f"Numba does not work here, so PyTorch makes the updates: {problem}"
         console.print(f"note      {reason}")
-    options = {
-        "deformed images": config.augment.deforms,
-        "batch normalisation": config.model.batch_norm,
-    }
-    if used := [name for name, value in options.items() if value]:
+    used = ["deformed images"] * config.augment.deforms
+    if used := used + ["batch normalisation"] * config.model.batch_norm:
         console.print(f"with      {', '.join(used)}")
     for key in config.ignored_settings():
         console.print(f"note      {key} has no effect in this config")
