@@ -36,7 +36,8 @@ from mnist_mlp.updates.loop import (
 REGISTER = 16
 """Float32 numbers in the widest vector register, AVX-512's."""
 SMALL_BATCH = 16
-"""Up to so many examples, plain gradient descent adds each example's gradient to the weights."""
+"""Up to so many examples, plain gradient descent without batch normalisation adds each example's
+gradient to the weights."""
 WORK_PER_CALL = 300_000_000
 """Weights × examples after which the loop returns, if these are more than a batch: some
 milliseconds. Signals are heard then."""
@@ -90,16 +91,15 @@ class CompiledUpdater(Updater):
         deformation: Deformation | None = None,
         seed: int = 0,
     ) -> None:
-        plain = not (optimizer.adaptive or optimizer.momentum or optimizer.weight_decay)
-        self.optimizer = None if plain and batch_size <= SMALL_BATCH else optimizer
         self.model, self.train = model, train
         self.batch_size, self.deformation, self.seed = batch_size, deformation, seed
         self.space, self.norms, self.state = _lay_out(model, batch_size, optimizer)
+        plain = optimizer == OptimizerSettings() and not self.norms
+        self.optimizer = None if plain and batch_size <= SMALL_BATCH else optimizer
         self.steps = [state["step"] for state in self.state.values() if "step" in state]
-        batches = WORK_PER_CALL // (len(self.space.theta) * batch_size)
-        self.batches_per_call = max(1, batches)
+        self.batches_per_call = max(1, WORK_PER_CALL // (len(self.space.theta) * batch_size))
         self.dtype, self.pixels = self.space.theta.dtype, train.pixels.numpy()
-        self.scale = 255.0 if train.pixels.dtype == torch.uint8 else 1.0
+        self.scale = 255.0 if self.pixels.dtype == np.uint8 else 1.0
         if deformation:
             self.canvas = new_canvas(self.dtype)
             self._draw(deformation, 0, epoch=0)
@@ -109,9 +109,8 @@ class CompiledUpdater(Updater):
             self.lists = empty_lists(len(self.pixels), lit, self.dtype)
             _LIST_LIT.prepare(self.pixels, self.scale, *self.lists)
         lists = (np.zeros((2, 0), np.int64), *self.lists[1:])
-        labels, logits, rates = np.zeros(0, np.int64), torch.zeros(0, CLASSES).numpy(), np.zeros(0)
-        how, size = self.optimizer, batch_size
-        _MAKE_UPDATES.prepare(self.space, self.norms, how, lists, labels, logits, rates, size, 0)
+        none = lists, np.zeros(0, np.int64), torch.zeros(0, CLASSES).numpy(), np.zeros(0)
+        _MAKE_UPDATES.prepare(self.space, self.norms, self.optimizer, *none, batch_size, 0)
 
     def run_epoch(
         self, epoch: int, order: Tensor, learning_rates: Sequence[float], done: int, logits: Tensor
@@ -207,7 +206,8 @@ def _lay_out(
             listed += size * heights[k]
     z, normal = torch.zeros(2, size * sum(widths), dtype=dtype).numpy()
     space = Workspace(
-        shapes=np.stack([heights, widths], axis=1),
+        heights=np.array([heights, [size] * len(pairs), [3] * len(pairs)]),
+        widths=np.array(widths),
         theta=flat[0].numpy(),
         gradient=flat[1].numpy(),
         moments=flat[2:].numpy(),

@@ -53,7 +53,8 @@ class Workspace(NamedTuple):
     inputs[begins[k, e]:ends[k, e]], and values has their values. Layer 1's lists are elsewhere.
     """
 
-    shapes: Array  # (layers, 2): the rows of a layer's θ, and its padded outputs
+    heights: Array  # (3, layers): the rows of a layer's θ, of its z, and of its running numbers
+    widths: Array  # (layers,): a layer's padded outputs
     theta: Array  # per layer (1 + inputs, outputs): [b; Wᵀ], and with batch norm two rows, γ and β
     gradient: Array  # like theta: ∂L/∂θ; 0 between updates
     moments: Array  # (2, θ's length): what the optimizer keeps
@@ -158,7 +159,7 @@ def add_gradient(
             row[j] += a * dz[j]
 
 
-@inner
+@disjoint
 def normalize(z: Array, normal: Array, theta: Array, running: Array) -> None:
     """Batch normalisation: z becomes γ · (z − mean) / deviation + β, over the batch."""
     examples, real = z.shape[0], z.dtype.type
@@ -182,7 +183,7 @@ def normalize(z: Array, normal: Array, theta: Array, running: Array) -> None:
             z[e, j] = gamma[j] * normal[e, j] + beta[j]
 
 
-@inner
+@disjoint
 def normalize_backward(
     dz: Array, normal: Array, theta: Array, deviation: Array, factor: float, target: Array
 ) -> None:
@@ -243,13 +244,13 @@ def sgd(
 
 
 @inner
-def rows_of(flat: Array, shapes: Array, k: int, rows: int = 0) -> Array:
-    """Layer k's part (rows, outputs) of an array with so many rows per layer; 0: as θ has them."""
-    start = 0
-    for before in range(k):
-        start += (rows or shapes[before, 0]) * shapes[before, 1]
-    height, width = rows or shapes[k, 0], shapes[k, 1]
-    return flat[start : start + height * width].reshape(height, width)
+def layers_of(flat: Array, heights: Array, widths: Array) -> list[Array]:
+    """An array's part of each layer, (height, width)."""
+    parts, start = [], 0
+    for height, width in zip(heights, widths):  # noqa: B905 - Numba knows no `strict`
+        parts.append(flat[start : start + height * width].reshape(height, width))
+        start += height * width
+    return parts
 
 
 @inlined
@@ -265,8 +266,8 @@ def forward_pass(space: Workspace, norms: Norms, lit: Lists, layers: Layers, exa
         if k == last:
             break
         if norms is not None:
-            normal = rows_of(norms[0], space.shapes, k, len(z))
-            running = rows_of(norms[1], space.shapes, k, 3)
+            normal = layers_of(norms[0], space.heights[1], space.widths)[k]
+            running = layers_of(norms[1], space.heights[2], space.widths)[k]
             normalize(z[:examples], normal, theta, running)
         for e in range(examples):
             space.ends[k + 1, e] = relu(z[e], space.begins[k + 1, e], space.inputs, space.values)
@@ -289,8 +290,8 @@ def backward_pass(
             begin, end = space.begins[k, e], space.ends[k, e]
             add_gradient(begin, end, inputs, values, factor, dz[e], targets[k])
         if norms is not None and k > 0:
-            normal = rows_of(norms[0], space.shapes, k - 1, len(dz))
-            deviation = rows_of(norms[1], space.shapes, k - 1, 3)[2]
+            normal = layers_of(norms[0], space.heights[1], space.widths)[k - 1]
+            deviation = layers_of(norms[1], space.heights[2], space.widths)[k - 1][2]
             theta, dz = thetas[k - 1], before[:examples]
             normalize_backward(dz, normal, theta, deviation, factor, targets[k - 1])
 
@@ -315,10 +316,9 @@ def make_updates(
     """
     real = space.theta.dtype.type
     flat = space.theta if how is None else space.gradient
-    ks = range(len(space.shapes))
-    thetas = [rows_of(space.theta, space.shapes, k) for k in ks]
-    targets = [rows_of(flat, space.shapes, k) for k in ks]
-    zs = [rows_of(space.z, space.shapes, k, size) for k in ks]
+    thetas = layers_of(space.theta, space.heights[0], space.widths)
+    targets = layers_of(flat, space.heights[0], space.widths)
+    zs = layers_of(space.z, space.heights[1], space.widths)
     layers = thetas, targets, zs
     for batch in range(len(learning_rates)):
         start, rate = batch * size, learning_rates[batch]

@@ -255,7 +255,7 @@ def test_the_update_at_which_training_diverges_is_the_one_of_steps(
     for make in (compiled, usual):
         updater = make(build_mlp(sizes, seed=0), digits.train, 10, how)
         if isinstance(updater, CompiledUpdater):
-            height, width = updater.space.shapes[1:, 0], updater.space.shapes[:-1, 1]
+            height, width = updater.space.heights[0, 1:], updater.space.widths[:-1]
             assert (height == 1 + width).all()
         with pytest.raises(DivergedError) as diverged:
             list(train(updater, digits, epochs=3, learning_rates=repeat(1e30)))
