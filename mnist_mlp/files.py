@@ -57,6 +57,5 @@ def append(path: Path, content: bytes) -> None:
 
 def to_csv(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     """A table as the text of a CSV file."""
-    file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    csv.writer(file := io.StringIO(), lineterminator="\n").writerows([header, *rows])
     return file.getvalue()

@@ -120,8 +120,13 @@ def test_a_shell_sees_the_words_that_are_meant(shell: str, tmp_path: Path) -> No
     ],
 )
 def test_commands(
-    command: str, output: str, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+    command: str,
+    output: str,
+    elsewhere: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
+    """In a new interpreter with `--all`, otherwise in one that has imported the package."""
     runner, *words = shlex.split(command)
     if words[0] == "scripts/readme_pictures.py" and not CHROMIUM.exists():
         pytest.skip(f"no Chromium at {CHROMIUM}")
@@ -137,7 +142,8 @@ def test_commands(
     for name, value in {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(elsewhere)
-    if runner == "mnist-mlp" and "--jobs" not in words:  # which a forked process cannot do
+    fresh = request.config.getoption("--all") or "--jobs" in words  # a `Program` starts no process
+    if runner == "mnist-mlp" and not fresh:
         ended = Program(*words).wait(timeout=300)
     else:
         whole = [sys.executable, *RUN_AS[runner], *words]

@@ -55,7 +55,7 @@ def sweep(
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write rows, all of the same keys, as a table; without any the file is empty."""
-    text = to_csv(rows[0], (row.values() for row in rows)) if rows else ""
+    text = to_csv(rows[0], map(dict.values, rows)) if rows else ""
     write_atomically(path, text.encode())
 
 

@@ -165,7 +165,7 @@ def predict(
                 correct.append(label == prediction.digit)
             terminal.show_prediction(console, prediction, label, width, show)
             if save_seen:
-                pictures.save_seen(prediction, save_seen)
+                pictures.save_picture(prediction.pixels, save_seen, file.stem)
         if total := len(correct):
             right = sum(correct)
             console.print(f"{right} of {total} labelled pictures read right: {right / total:.2%}")

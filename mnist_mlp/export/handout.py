@@ -22,7 +22,7 @@ from mnist_mlp.runs.checkpoint import Checkpoint
 from mnist_mlp.runs.environment import load_run_dataset
 from mnist_mlp.steps.data import Dataset, to_images
 from mnist_mlp.steps.model import count_parameters
-from mnist_mlp.views.report import draw_report, fill_template
+from mnist_mlp.views.report import draw_report, fill_template, html_page
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,14 @@ def write_handout(checkpoint: Checkpoint, folder: Path, data: Dataset | None = N
     export_html(checkpoint, data, checkpoint.rows(), folder / "explorer.html")
     exercises = make_exercises(checkpoint, data)
     name = escape(checkpoint.run_name)
+    links = fill_template("handout", links=_links(exercises))
     pages = {
-        "exercises": ("sheet", f"Exercises on {name}", _sheet(exercises, answers=False)),
-        "answers": ("sheet", f"Answers about {name}", _sheet(exercises, answers=True)),
-        "index": ("handout", f"A network that reads digits: {name}", _links(exercises)),
+        "exercises": (f"Exercises on {name}", _sheet(exercises, answers=False)),
+        "answers": (f"Answers about {name}", _sheet(exercises, answers=True)),
+        "index": (f"A network that reads digits: {name}", links),
     }
-    for page, (template, title, body) in pages.items():
-        content = fill_template(template, name=title, body=body).encode()
-        write_atomically(folder / f"{page}.html", content)
+    for page, texts in pages.items():
+        write_atomically(folder / f"{page}.html", html_page(*texts).encode())
     return folder / "index.html"
 
 

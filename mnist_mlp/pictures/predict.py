@@ -74,7 +74,7 @@ def predict_file(
         if steps:
             for number, (name, picture) in enumerate(prepared.steps.items(), 1):
                 grey = np.rint(255 * np.clip(picture, 0, 1)).astype(np.uint8)
-                _save(grey, steps, f"{path.stem}-{number}-{name}")
+                save_picture(grey, steps, f"{path.stem}-{number}-{name}")
         if prepared.refusal:
             raise ImageError(prepared.refusal)
     except ImageError as error:
@@ -94,17 +94,12 @@ def variants(pixels: Pixels) -> Pixels:
     return np.stack([pixels, *moved, *turned])
 
 
-def save_seen(prediction: Prediction, folder: Path) -> Path:
-    """Write a prediction's 28×28 pixels to a new PNG file in a folder, named after the picture."""
-    return _save(prediction.pixels, folder, prediction.file.stem)
-
-
-def _save(grey: Pixels, folder: Path, stem: str) -> Path:
+def save_picture(grey: Pixels, folder: Path, stem: str) -> None:
+    """Write bytes (H, W) to a new PNG file in a folder; its name begins with the stem."""
     folder.mkdir(parents=True, exist_ok=True)
     names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
     path = next(p for name in names if not (p := folder / f"{name}.png").exists())
     write_atomically(path, to_png(grey))
-    return path
 
 
 def to_png(grey: Pixels) -> bytes:

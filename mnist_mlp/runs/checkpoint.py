@@ -228,12 +228,12 @@ def with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """SHA-256 over a network's tensors in name order, as little-endian float32 bytes."""
+    """SHA-256 over a network's tensors in name order: float32, little-endian on usual machines."""
     return tensors_sha256(*(tensor for _, tensor in sorted(model.state_dict().items())))
 
 
 def tensors_sha256(*tensors: Tensor) -> str:
-    """SHA-256 over the numbers of tensors, as bytes, little-endian where the machine is."""
+    """SHA-256 over the numbers of tensors, in the machine's byte order."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(tensor.detach().cpu().contiguous().numpy().data)

@@ -310,7 +310,8 @@ def make_updates(
     """Step 8 on N examples: for each batch: forward pass, loss, backward pass, update.
 
     Without an optimizer (`how`) each example's gradient of plain gradient descent is added to the
-    weights, which is for small batches: each addition rounds. The labels are (N,), the logits
+    weights, which is for small batches: each addition rounds. With `norms` there is an optimizer:
+    `normalize_backward` needs the gradients apart from the weights. The labels are (N,), the logits
     (N, C), and are written. Each batch has a learning rate and `size` examples; the last one may
     have fewer. `t` updates were made before these.
     """

@@ -9,7 +9,7 @@ from mnist_mlp.runs.directory import read_rows
 from mnist_mlp.runs.listing import differences, find_runs
 from mnist_mlp.views.figures import draw_comparison, render
 from mnist_mlp.views.plots import Picture
-from mnist_mlp.views.report import fill_template, html_figure, html_table
+from mnist_mlp.views.report import fill_template, html_figure, html_page, html_table
 from mnist_mlp.views.run_tables import describe_run
 
 
@@ -36,11 +36,11 @@ def compare_runs(targets: Sequence[str | Path], folder: Path | None = None) -> P
     keys = list(differences(runs))
     page = (folder or Path()) / "comparison.html"
     page.parent.mkdir(parents=True, exist_ok=True)
-    filled = fill_template(
+    body = fill_template(
         "comparison",
-        name=f"{len(curves)} runs compared",
         picture=html_figure(picture, contents),
         table=html_table(describe_run(run, keys) for run in runs),
     )
+    filled = html_page(f"{len(curves)} runs compared", body)
     write_atomically(page, filled.encode(errors="replace"))
     return page

@@ -60,9 +60,8 @@ def _page(
     claims = list(check_network(checkpoint, data, rows, test))
     verdicts = [claim.verdict for claim in claims]
     model, seconds = checkpoint.config.model, checkpoint.progress.get("seconds")
-    return fill_template(
+    body = fill_template(
         "report",
-        name=escape(checkpoint.run_name),
         accuracy=f"{test.accuracy:.2%}",
         loss=show_loss(test.loss),
         data_set=data.name,
@@ -80,14 +79,19 @@ def _page(
         config=escape(checkpoint.config.shareable().to_yaml()),
         environment=escape(dump_yaml(checkpoint.environment)),
     )
+    return html_page(escape(checkpoint.run_name), body)
 
 
-def fill_template(page: str, **parts: object) -> str:
-    """A page of this folder with its parts, and the style sheet, filled in."""
-    folder = Path(__file__).parent
-    template, style = (folder / name for name in (f"{page}.html", "report.css"))
-    text = Template(template.read_text(encoding="utf-8"))
-    return text.substitute(parts, style=style.read_text(encoding="utf-8"))
+def html_page(name: str, body: str) -> str:
+    """A whole page of some HTML, with a name in HTML."""
+    style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+    return fill_template("page", name=name, style=style, body=body)
+
+
+def fill_template(template: str, **parts: object) -> str:
+    """A template of this folder with its parts filled in."""
+    text = Path(__file__).with_name(f"{template}.html").read_text(encoding="utf-8")
+    return Template(text).substitute(parts)
 
 
 def html_figure(picture: Picture, contents: Mapping[str, bytes]) -> str:

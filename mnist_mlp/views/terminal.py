@@ -152,7 +152,8 @@ def _show_start(console: Console, start: "RunStart") -> None:
         reason = f"Numba does not work here, so PyTorch makes the updates: {problem}"
         console.print(f"note      {reason}")
     used = ["deformed images"] * config.augment.deforms
-    if used := used + ["batch normalisation"] * config.model.batch_norm:
+    used += ["batch normalisation"] * config.model.batch_norm
+    if used:
         console.print(f"with      {', '.join(used)}")
     for key in config.ignored_settings():
         console.print(f"note      {key} has no effect in this config")

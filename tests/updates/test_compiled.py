@@ -309,20 +309,24 @@ LIST = """
 import numpy as np
 from mnist_mlp.updates import compiled
 starts, inputs, values = compiled.empty_lists(9, 9 * 784, np.float32)
-compiled._LIST_LIT.prepare(np.ones((9, 784), np.uint8), 255.0, starts, inputs, values)
-print(float(starts.sum()), sum(compiled._LIST_LIT.call.stats.cache_hits.values()))
+images = np.arange(9 * 784).reshape(9, 784).astype(np.uint8)
+compiled._LIST_LIT.prepare(images, 255.0, starts, inputs, values)
+print(float(values[: starts[-1]].sum()), sum(compiled._LIST_LIT.call.stats.cache_hits.values()))
 """
 TRAIN = """
 import torch
 from mnist_mlp.steps.data import Split
 from mnist_mlp.steps.model import build_mlp
 from mnist_mlp.updates import compiled
+from mnist_mlp.updates.deformation import Deformation
 from mnist_mlp.updates.loop import OptimizerSettings
 data = Split(torch.full((9, 784), 9, dtype=torch.uint8), torch.zeros(9, dtype=torch.int64))
-updater = compiled.CompiledUpdater(build_mlp(seed=0), OptimizerSettings(), data, 3)
+deformed = {"deformation": Deformation(rotation=9, elastic=0.5)}
+updater = compiled.CompiledUpdater(build_mlp(seed=0), OptimizerSettings(), data, 3, **deformed)
 list(updater.run_epoch(1, torch.arange(9), [0.1] * 3, 0, torch.zeros(9, 10)))
-stats = compiled._MAKE_UPDATES.call.stats
-print(float(updater.network()[1].weight.detach().sum()), sum(stats.cache_hits.values()))
+functions = compiled._MAKE_UPDATES, compiled._DEFORM_AND_LIST
+hits = min(sum(function.call.stats.cache_hits.values()) for function in functions)
+print(float(updater.network()[1].weight.detach().sum()), hits)
 """
 
 
