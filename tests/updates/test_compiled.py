@@ -395,7 +395,5 @@ def test_where_nothing_can_be_kept_it_is_compiled_each_time(
     home.mkdir()
     places = {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
     assert result(start(package, script, **places)) == (total, False)
-    assert result(start(package, script, **places)) == (
-        total,
-        True,
-    )  # kept in the user's cache folder
+    # Kept in the user's cache folder.
+    assert result(start(package, script, **places)) == (total, True)
