@@ -83,7 +83,7 @@ def _page(
 
 
 def html_page(name: str, body: str) -> str:
-    """A whole page of some HTML, with a name in HTML."""
+    """A whole page: its name, which is its title too, and its body, both as HTML."""
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     return fill_template("page", name=name, style=style, body=body)
 
