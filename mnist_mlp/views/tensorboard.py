@@ -3,10 +3,12 @@
 import copy
 import io
 from collections.abc import Generator, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
@@ -17,9 +19,6 @@ from mnist_mlp.steps.data import Split
 from mnist_mlp.steps.evaluate import evaluate_model
 from mnist_mlp.steps.train import EpochResult
 from mnist_mlp.views.figures import draw_confusion_matrix, draw_tiles, render
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 
 def with_board(events: Iterator[RunEvent]) -> Generator[RunEvent, None, None]:
@@ -36,37 +35,30 @@ def with_board(events: Iterator[RunEvent]) -> Generator[RunEvent, None, None]:
             "pip install 'mnist-mlp[tensorboard]'"
         ) from None
     writer = None
-    try:
+    with ExitStack() as stack:
         for event in events:
             if isinstance(event, RunStart):
                 run_dir, config = event.run_dir, event.config
             elif isinstance(event, EpochResult) and run_dir:
-                epoch = event.epoch
-                writer = writer or SummaryWriter(run_dir / "tensorboard", purge_step=epoch)
-                _write_row(writer, event)
+                epoch, folder = event.epoch, run_dir / "tensorboard"
+                writer = writer or stack.enter_context(SummaryWriter(folder, purge_step=epoch))
+                for name, value in asdict(event).items():
+                    split, _, quantity = name.rpartition("_")
+                    if value is not None and quantity in ("loss", "accuracy"):
+                        writer.add_scalar(f"{quantity}/{split}", value, epoch)
+                writer.add_scalar("learning_rate", event.learning_rate, epoch)
+                writer.flush()  # so that TensorBoard shows the run while it trains
             elif isinstance(event, RunResult) and writer and run_dir:
                 test = load_config_dataset(config).test if config.data.test else None
                 footer = f"{run_dir.name} · {event.dataset}"
-                _write_pictures(writer, epoch, copy.deepcopy(event.model).cpu(), test, footer)
+                for tag, image in _pictures(copy.deepcopy(event.model).cpu(), test, footer):
+                    writer.add_image(tag, image, epoch, dataformats="HWC")
             yield event
-    finally:
-        if writer:
-            writer.close()
 
 
-def _write_row(writer: "SummaryWriter", row: EpochResult) -> None:
-    """An epoch's learning rate, and its loss and accuracy on each evaluated split."""
-    for name, value in asdict(row).items():
-        split, _, quantity = name.rpartition("_")
-        if value is not None and quantity in ("loss", "accuracy"):
-            writer.add_scalar(f"{quantity}/{split}", value, row.epoch)
-    writer.add_scalar("learning_rate", row.learning_rate, row.epoch)
-    writer.flush()  # so that TensorBoard shows the run while it trains
-
-
-def _write_pictures(
-    writer: "SummaryWriter", epoch: int, model: nn.Module, test: Split | None, footer: str
-) -> None:
+def _pictures(
+    model: nn.Module, test: Split | None, footer: str
+) -> Iterator[tuple[str, NDArray[Any]]]:
     """The weights of the first layer, and the confusion matrix of the test set, if it is used."""
     weights = model.get_parameter("layer1.weight").detach().numpy()
     figures = {"layer1/weights": draw_tiles(weights, footer)}
@@ -75,5 +67,4 @@ def _write_pictures(
         figures["confusion_matrix"] = draw_confusion_matrix(matrix, footer)
     for tag, figure in figures.items():
         # Not add_figure, which imports pyplot and so chooses a window system.
-        image = Image.open(io.BytesIO(render(figure, "png"))).convert("RGB")
-        writer.add_image(tag, np.asarray(image), epoch, dataformats="HWC")
+        yield tag, np.asarray(Image.open(io.BytesIO(render(figure, "png"))).convert("RGB"))
