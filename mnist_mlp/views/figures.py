@@ -19,7 +19,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
@@ -58,55 +57,62 @@ def draw_curves(rows: Sequence[EpochResult], footer: str) -> Figure:
     figure = _figure("Loss and accuracy by epoch", footer, (9, 5))
     trained = [row for row in rows if row.epoch]
     # L: loss; A: accuracy; E: accuracy, enlarged
-    loss, *panels = figure.subplot_mosaic("LA;LE" if trained else "LA").values()
+    panels = figure.subplot_mosaic("LA;LE" if trained else "LA")
+    loss, accuracy = panels["L"], panels["A"]
 
-    _plot_splits(loss, rows, "loss")
+    _plot_splits(loss, rows, "loss", "Loss")
     loss.axhline(math.log(10), color=GREY, linestyle=":")
     style: dict[str, Any] = {"ha": "right", "va": "top", "fontsize": 9, "color": GREY}
     guess = "ln 10 = 2.3026: ten equal guesses"
     loss.text(0.98, 2.0, guess, style, transform=loss.get_yaxis_transform())
-    _in_log_nats(loss, "Loss")
     low, high = loss.get_ylim()
     loss.set_ylim(min(low, 1), max(high, 3))
 
-    for panel, title, shown in zip(
-        panels, ("Accuracy", "Accuracy from epoch 1 on"), (rows, trained), strict=False
-    ):
-        _plot_splits(panel, shown, "accuracy")
-        panel.set(title=title, ylabel="accuracy")
-        panel.yaxis.set_major_formatter(_PERCENT)
-    panels[0].set_ylim(0, 1.02)
+    _plot_splits(accuracy, rows, "accuracy", "Accuracy")
+    accuracy.set_ylim(0, 1.02)
+    if trained:
+        _plot_splits(panels["E"], trained, "accuracy", "Accuracy from epoch 1 on")
+        accuracy.set_xlabel("")  # the panel below has it
     last = max(1, rows[-1].epoch)
     for panel in figure.axes:
         panel.set_xlim(-0.03 * last, 1.03 * last)
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for panel in (loss, panels[-1]):
-        panel.set_xlabel("epoch (0: before training)")
     figure.legend(*loss.get_legend_handles_labels(), loc="outside upper right", ncols=4, fontsize=9)
     return figure
 
 
-def _in_log_nats(loss: Axes, title: str) -> None:
-    loss.set(yscale="log", title=title, ylabel="cross-entropy (nats, log scale)")
-    loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    loss.yaxis.set_major_formatter("{x:g}")
-    loss.yaxis.set_minor_locator(NullLocator())
-
-
-def _plot_splits(axes: Axes, rows: Sequence[EpochResult], quantity: str) -> None:
+def _plot_splits(axes: Axes, rows: Sequence[EpochResult], quantity: str, title: str) -> None:
     """A line for each evaluated split, with a diamond at epoch 0."""
+    _label_axes(axes, quantity, title)
     for split, (colour, dash, marker) in LINES.items():
-        values = [(row.epoch, getattr(row, f"{split}_{quantity}")) for row in rows]
-        points = [(epoch, value) for epoch, value in values if value is not None]
-        if not points:
+        x, y = _measured(rows, f"{split}_{quantity}")
+        if not x:
             continue
-        x, y = zip(*points, strict=True)
         label = "train, before each update" if split == "train" else split
-        every = max(1, len(points) // 20)
+        every = max(1, len(x) // 20)
         axes.plot(x, y, dash, color=colour, marker=marker, markevery=every, label=label)
         if x[0] == 0:
             label = "before training" if split == "train" else "_"  # the legend omits "_"
             axes.plot(x[0], y[0], "D", color=BLACK, mfc="white", ms=8, label=label, zorder=3)
+
+
+def _label_axes(axes: Axes, quantity: str, title: str) -> None:
+    """Axes for a loss, on a log scale, or for an accuracy, by epoch."""
+    axes.set(title=title, xlabel="epoch (0: before training)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if quantity == "accuracy":
+        axes.set_ylabel("accuracy")
+        axes.yaxis.set_major_formatter(_PERCENT)
+    else:
+        axes.set(yscale="log", ylabel="cross-entropy (nats, log scale)")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _measured(rows: Sequence[EpochResult], column: str) -> tuple[list[int], list[float]]:
+    """The epochs in which a column has a value, and the values."""
+    rows = [row for row in rows if getattr(row, column) is not None]
+    return [row.epoch for row in rows], [getattr(row, column) for row in rows]
 
 
 @_styled
@@ -114,20 +120,13 @@ def draw_comparison(runs: Mapping[str, Sequence[EpochResult]], footer: str) -> F
     """Several runs' training loss and validation (or test) accuracy by epoch, over each other."""
     figure = _figure("Runs compared", footer, (11, max(4.5, 1 + 0.16 * len(runs))))
     loss, accuracy = figure.subplots(1, 2)
+    _label_axes(loss, "loss", "Training loss")
+    _label_axes(accuracy, "accuracy", "Accuracy, validation or test")
     colours = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, len(runs)))
     for (name, rows), colour in zip(runs.items(), colours, strict=True):
-        loss.plot([r.epoch for r in rows], [r.train_loss for r in rows], color=colour, label=name)
         split = "test" if rows[0].validation_accuracy is None else "validation"
-        held_out = [getattr(row, f"{split}_accuracy") for row in rows]
-        epochs = [row.epoch for row, share in zip(rows, held_out, strict=True) if share is not None]
-        shares = [share for share in held_out if share is not None]
-        accuracy.plot(epochs, shares, "-o", ms=3, color=colour)
-    _in_log_nats(loss, "Training loss")
-    accuracy.set(title="Accuracy, validation or test", ylabel="accuracy")
-    accuracy.yaxis.set_major_formatter(_PERCENT)
-    for panel in (loss, accuracy):
-        panel.set_xlabel("epoch (0: before training)")
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        loss.plot(*_measured(rows, "train_loss"), color=colour, label=name)
+        accuracy.plot(*_measured(rows, f"{split}_accuracy"), "-o", ms=3, color=colour)
     figure.legend(loc="outside right upper", fontsize=8)
     return figure
 
@@ -265,7 +264,7 @@ class _NotebookFigure(Figure):
 
 
 def _figure(title: str, footer: str, size: tuple[float, float]) -> Figure:
-    figure = _NotebookFigure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
-    figure.suptitle(title, x=0.02, ha="left", fontsize=13, weight="bold")
-    figure.supxlabel(footer, x=0.02, ha="left", fontsize=9, color=GREY)
+    figure = _NotebookFigure(figsize=size)
+    figure.suptitle(title, x=0.02, ha="left")
+    figure.supxlabel(footer, x=0.02, ha="left", color=GREY)
     return figure
