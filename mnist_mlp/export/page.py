@@ -13,7 +13,6 @@ import json
 import re
 from collections.abc import Iterator
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mnist_mlp.constants import CLASSES
 from mnist_mlp.errors import UsageError
 from mnist_mlp.files import write_atomically
 from mnist_mlp.lesson.measures import gradients
@@ -31,6 +29,7 @@ from mnist_mlp.steps.backprop import autograd
 from mnist_mlp.steps.data import Dataset, Split, to_images
 from mnist_mlp.steps.evaluate import evaluate_model
 from mnist_mlp.steps.train import EpochResult
+from mnist_mlp.views.predictions import find_mistakes
 
 MAX_BYTES = 1_200_000  # of the whole page
 IMAGES = 100  # test images chosen at random, on which the page measures and can train
@@ -54,39 +53,30 @@ def export_html(
         raise UsageError(
             f"{checkpoint.path}: {hidden} hidden layers; the page covers at most {MAX_HIDDEN}"
         )
-    template = _template()
-
-    def page(extra: int) -> bytes:
-        # Without < no text in the data can end its script element.
-        json_data = json.dumps(_page_data(checkpoint, data, rows, extra), allow_nan=False)
-        texts = {
-            "title": escape(checkpoint.run_name),
-            "data": json_data.replace("<", "\\u003c"),
-        }
-        filled = re.sub(r"\{\{(title|data)\}\}", lambda match: texts[match[1]], template)
-        return filled.encode(errors="replace")
-
-    content = page(extra=0)
+    content = _page(_page_data(checkpoint, data, rows, extra=0))
     if len(content) > MAX_BYTES:
         raise UsageError(
             f"the page would take {len(content):,} bytes, more than {MAX_BYTES:,}: the network is "
             "too large for it; 784-128-64-10 fits with room to spare"
         )
     # Fill the remaining space with misclassified images, 1,300 bytes each.
-    content = page(extra=(MAX_BYTES - len(content)) // 1_300)
-    write_atomically(output, content)
+    extra = (MAX_BYTES - len(content)) // 1_300
+    write_atomically(output, _page(_page_data(checkpoint, data, rows, extra)))
 
 
-def _template() -> str:
-    """Return page.html with its style sheet and scripts inserted and their hashes in its CSP."""
-    folder = files("mnist_mlp.export") / "explorer"
+def _page(data: dict[str, Any]) -> bytes:
+    """Fill page.html with the style sheet, the scripts and the data; give its CSP their hashes."""
+    folder = Path(__file__).with_name("explorer")
     parts = {part.name: part.read_text(encoding="utf-8") for part in folder.iterdir()}
-    page = re.sub(r"\{\{(\w+\.\w+)\}\}", lambda match: parts[match[1]], parts["page.html"])
+    parts["title"] = escape(data["run"])
+    # Without < no text in the data can end its script element.
+    parts["data"] = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
+    page = re.sub(r"\{\{([\w.]+)\}\}", lambda match: parts[match[1]], parts["page.html"])
     for tag in ("style", "script"):
         content = page.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
         digest = hashlib.sha256(content.encode()).digest()
-        page = page.replace(f"hash-of-{tag}", base64.b64encode(digest).decode())
-    return page
+        page = page.replace(f"hash-of-{tag}", base64.b64encode(digest).decode(), 1)
+    return page.encode(errors="replace")
 
 
 def _page_data(
@@ -139,15 +129,12 @@ def _choose(model: nn.Module, test: Split, extra: int) -> list[int]:
     come first.
     """
     p = torch.softmax(model(test.images.double()), dim=1)
-    confidence, predicted = p.max(dim=1)
     sample = random_images(test)
-    wrong = predicted != test.labels
-    wrong[sample] = False
-    mistakes = torch.nonzero(wrong).flatten()
-    mistakes = mistakes[confidence[mistakes].argsort(descending=True)]
-    cells = (CLASSES * test.labels + predicted)[mistakes].tolist()
-    order = sorted(range(len(cells)), key=lambda i: cells.index(cells[i]) < i)
-    return sample + [int(mistakes[i]) for i in order[:extra]]
+    found = find_mistakes(p.numpy(), test.labels.numpy())
+    mistakes = [mistake for mistake in found if mistake.index not in sample]
+    first = {(mistake.label, mistake.guess): mistake for mistake in reversed(mistakes)}
+    mistakes.sort(key=lambda mistake: mistake != first[mistake.label, mistake.guess])
+    return sample + [mistake.index for mistake in mistakes[:extra]]
 
 
 def _gradient_samples(
@@ -164,10 +151,10 @@ def _gradient_samples(
         tensors = []
         for name, gradient in found.items():
             flat = gradient.numpy().ravel()
+            sampled = np.argsort(-np.abs(flat), kind="stable")
             # Most entries are 0, so half of the samples are the largest ones.
-            order = np.argsort(-np.abs(flat), kind="stable")
-            largest, rest = np.split(order, [SAMPLED_ENTRIES // 2])
-            sampled = np.concatenate([largest, generator.permutation(rest)])[:SAMPLED_ENTRIES]
+            generator.shuffle(sampled[SAMPLED_ENTRIES // 2 :])
+            sampled = sampled[:SAMPLED_ENTRIES]
             tensors.append(
                 {
                     "name": name,

@@ -54,7 +54,7 @@ def render(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
 @_styled
 def draw_curves(rows: Sequence[EpochResult], footer: str) -> Figure:
     """Each split's loss and accuracy by epoch, and its accuracy from epoch 1 on, enlarged."""
-    figure = _figure("Loss and accuracy by epoch", footer, (9, 5))
+    figure = _Figure("Loss and accuracy by epoch", footer, (9, 5))
     trained = [row for row in rows if row.epoch]
     # L: loss; A: accuracy; E: accuracy, enlarged
     panels = figure.subplot_mosaic("LA;LE" if trained else "LA")
@@ -118,7 +118,7 @@ def _measured(rows: Sequence[EpochResult], column: str) -> tuple[list[int], list
 @_styled
 def draw_comparison(runs: Mapping[str, Sequence[EpochResult]], footer: str) -> Figure:
     """Several runs' training loss and validation (or test) accuracy by epoch, over each other."""
-    figure = _figure("Runs compared", footer, (11, max(4.5, 1 + 0.16 * len(runs))))
+    figure = _Figure("Runs compared", footer, (11, max(4.5, 1 + 0.16 * len(runs))))
     loss, accuracy = figure.subplots(1, 2)
     _label_axes(loss, "loss", "Training loss")
     _label_axes(accuracy, "accuracy", "Accuracy, validation or test")
@@ -136,7 +136,7 @@ def draw_confusion_matrix(matrix: Sequence[Sequence[int]], footer: str) -> Figur
     """A confusion matrix (rows true, columns predicted), coloured by the share of the row."""
     counts = np.array(matrix)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure = _figure("Confusion matrix", footer, (7.2, 6.2))
+    figure = _Figure("Confusion matrix", footer, (7.2, 6.2))
     axes = figure.add_subplot()
     image = axes.imshow(np.ma.masked_equal(share, 0), cmap="Blues", norm=LogNorm(0.0005, 1))
     style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9}
@@ -163,7 +163,7 @@ def draw_mistakes(mistakes: Sequence[Mistake], split: Split, wrong: int, footer:
     title = f"Most confidently wrong: {shown if mistakes else 'none'}"
     columns = 6
     lines = max(1, math.ceil(len(mistakes) / columns))
-    figure = _figure(title, footer, (8.4, 1.0 + 1.85 * lines))
+    figure = _Figure(title, footer, (8.4, 1.0 + 1.85 * lines))
     for place, mistake in enumerate(mistakes, start=1):
         panel = figure.add_subplot(lines, columns, place)
         panel.imshow(split.pixels[mistake.index].view(28, 28).numpy(), cmap="gray_r")
@@ -179,7 +179,7 @@ def draw_mistakes(mistakes: Sequence[Mistake], split: Split, wrong: int, footer:
 @_styled
 def draw_digits(matrix: Sequence[Sequence[int]], footer: str) -> Figure:
     """Bars of a confusion matrix: each digit's share of correct images, and the rest, enlarged."""
-    figure = _figure("Accuracy of each digit", footer, (8.4, 4.8))
+    figure = _Figure("Accuracy of each digit", footer, (8.4, 4.8))
     right, wrong = figure.subplots(1, 2, sharey=True)
     digits = range(len(matrix))
     correct, support = np.diagonal(matrix), np.sum(matrix, axis=1)
@@ -206,7 +206,7 @@ def draw_digits(matrix: Sequence[Sequence[int]], footer: str) -> Figure:
 def draw_calibration(calibration: Calibration, footer: str) -> Figure:
     """A reliability diagram above a histogram of the confidence."""
     error = f"expected error {100 * calibration.expected_error:.2f} percentage points"
-    figure = _figure(f"Calibration: {error}", footer, (7.2, 6.6))
+    figure = _Figure(f"Calibration: {error}", footer, (7.2, 6.6))
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[2.4, 1])
     filled = [astuple(b) for b in calibration.bins if b.images]
     low, high, images, confidence, accuracy = np.array(filled).T
@@ -246,7 +246,7 @@ def draw_tiles(weights: NDArray[np.float32], footer: str) -> Figure:
 
     of = "" if len(shown) == len(weights) else f": the first {len(shown)} of {len(weights):,}"
     height = max(7.6 * lines / columns, 1.4)
-    figure = _figure(f"First-layer weights{of}", footer, (9, 1.2 + height))
+    figure = _Figure(f"First-layer weights{of}", footer, (9, 1.2 + height))
     axes = figure.add_subplot()
     colours = matplotlib.colormaps["RdBu_r"].with_extremes(bad="#808080")
     image = axes.imshow(sheet, cmap=colours, vmin=-limit, vmax=limit)
@@ -256,15 +256,13 @@ def draw_tiles(weights: NDArray[np.float32], footer: str) -> Figure:
     return figure
 
 
-class _NotebookFigure(Figure):
-    """A figure that a notebook shows, without pyplot."""
+class _Figure(Figure):
+    """A figure with a title and a footer that a notebook shows, without pyplot."""
+
+    def __init__(self, title: str, footer: str, size: tuple[float, float]) -> None:
+        super().__init__(figsize=size)
+        self.suptitle(title, x=0.02, ha="left")
+        self.supxlabel(footer, x=0.02, ha="left", color=GREY)
 
     def _repr_png_(self) -> bytes:
         return render(self, "png")
-
-
-def _figure(title: str, footer: str, size: tuple[float, float]) -> Figure:
-    figure = _NotebookFigure(figsize=size)
-    figure.suptitle(title, x=0.02, ha="left")
-    figure.supxlabel(footer, x=0.02, ha="left", color=GREY)
-    return figure
