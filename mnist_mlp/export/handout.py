@@ -57,33 +57,26 @@ def write_handout(checkpoint: Checkpoint, folder: Path, data: Dataset | None = N
 
 def make_exercises(checkpoint: Checkpoint, data: Dataset) -> list[dict[str, str]]:
     """The exercises of exercises.yaml, about one test image that the page shows."""
-    model, shape = checkpoint.model, checkpoint.config.model
+    model = checkpoint.model
     index, reads, without = _read_sample(model, data.test)
-    x, label = to_images(data.test.pixels[index]), int(data.test.labels[index])
-    trace = trace_image(model, x, label)
+    image, label = to_images(data.test.pixels[index]), int(data.test.labels[index])
+    trace = trace_image(model, image, label)
     squared = sum(gradient.square().sum().item() for gradient in trace.gradients.values())
     # The largest rate of the page for which the first order predicts something.
     rates = (0.1, 0.01, 0.001, 0.0001)
     rate = next((rate for rate in rates if rate * squared < trace.loss / 2), rates[-1])
-    trace = trace_image(model, x, label, rate)
     counts = count_parameters(model)
-    numbers = {
+    numbers = _numbers(model, trace_image(model, image, label, rate)) | {
         "run": checkpoint.run_dir or checkpoint.path,
         "index": index,
-        "label": label,
-        "rate": rate,
-        "sizes": "-".join(map(str, shape.layer_sizes)),
-        "activation": shape.activation,
+        "sizes": "-".join(map(str, checkpoint.config.model.layer_sizes)),
+        "activation": checkpoint.config.model.activation,
         "counts": "; ".join(map(str, counts)),
         "parameters": sum(layer.parameters for layer in counts),
         "squared": squared,
-        "loss": trace.loss,
         "predicted": trace.loss - rate * squared,
-        "loss_after": trace.loss_after,
         "reads": reads,
         "without": without,
-        **_forward_numbers(model, trace),
-        **_backward_numbers(model, trace),
     }
     exercises = yaml.safe_load(Path(__file__).with_name("exercises.yaml").read_text("utf-8"))
     return [{part: text.format(**numbers) for part, text in one.items()} for one in exercises]
@@ -108,15 +101,24 @@ def _read_sample(model: nn.Sequential, test: Split) -> tuple[int, int, int]:
     return index, int((~wrong).sum()), without
 
 
-def _forward_numbers(model: nn.Sequential, trace: Trace) -> dict[str, Any]:
-    """Of layer 1's neuron k with the largest z, its pixel that adds most, and the probabilities."""
-    x, first, p = trace.input, trace.layers[0], trace.probabilities
+def _numbers(model: nn.Sequential, trace: Trace) -> dict[str, Any]:
+    """What the exercises ask about a trace.
+
+    In layer 1 it is neuron k, whose z is the largest, and the pixel that adds most to it. In the
+    last layer it is the weight from input h, the largest, to the neuron of the label.
+    """
+    x, p, label = trace.input, trace.probabilities, trace.label
+    first, last, inputs = trace.layers[0], f"{trace.layers[-1].name}.weight", trace.layers[-2].a
     W, b = (model.get_parameter(f"layer1.{part}").detach() for part in ("weight", "bias"))
-    k, quiet = int(first.z.argmax()), int(first.z.argmin())
+    k, quiet, h = int(first.z.argmax()), int(first.z.argmin()), int(inputs.argmax())
     products = W[k].double() * x.double()
     pixel = int(products.argmax())
     guess, second = p.topk(2).indices.tolist()
+    other = second if guess == label else guess
+    weight = model.get_parameter(last)[label, h].item()
+    slope = trace.gradients[last][label, h].item()
     return {
+        **vars(trace),
         "inked": int((x > 0).sum()),
         "pixel": pixel,
         "where": f"row {pixel // SIDE}, column {pixel % SIDE}",
@@ -137,22 +139,11 @@ def _forward_numbers(model: nn.Sequential, trace: Trace) -> dict[str, Any]:
         "p_guess": p[guess],
         "second": second,
         "p_second": p[second],
-        "p_label": p[trace.label],
-    }
-
-
-def _backward_numbers(model: nn.Sequential, trace: Trace) -> dict[str, Any]:
-    """Of the last layer: ∂L/∂z, and the weight from its largest input h to the label's neuron."""
-    p, label, inputs = trace.probabilities, trace.label, trace.layers[-2].a
-    other = next(digit for digit in p.topk(2).indices.tolist() if digit != label)
-    h, name = int(inputs.argmax()), f"{trace.layers[-1].name}.weight"
-    weight = model.get_parameter(name)[label, h].item()
-    slope = trace.gradients[name][label, h].item()
-    return {
-        "layers": len(trace.layers),
+        "p_label": p[label],
+        "dz": p[label] - 1,
         "other": other,
         "p_other": p[other],
-        "dz": p[label] - 1,
+        "depth": len(trace.layers),
         "h": h,
         "a_h": inputs[h],
         "weight": weight,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from mnist_mlp.errors import CheckpointError, UsageError
+from mnist_mlp.export.weights import export_safetensors
 from mnist_mlp.runs.checkpoint import Checkpoint, load_checkpoint
 from mnist_mlp.runs.environment import load_run_dataset
 
@@ -39,10 +40,8 @@ def export_network(
             raise UsageError(f"{path}: is a checkpoint; choose another output")
     if path.exists():
         log.info("%s: replaces the file that was there", path)
-    # Each exporter is imported alone: most need packages that the others do without.
+    # The larger exporters are imported alone, each with the packages that only it needs.
     if format_ == "safetensors":
-        from mnist_mlp.export.weights import export_safetensors
-
         export_safetensors(checkpoint, path)
     elif format_ == "pt2":
         from mnist_mlp.export.graph import export_program

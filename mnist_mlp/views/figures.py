@@ -73,9 +73,6 @@ def draw_curves(rows: Sequence[EpochResult], footer: str) -> Figure:
     if trained:
         _plot_splits(panels["E"], trained, "accuracy", "Accuracy from epoch 1 on")
         accuracy.set_xlabel("")  # the panel below has it
-    last = max(1, rows[-1].epoch)
-    for panel in figure.axes:
-        panel.set_xlim(-0.03 * last, 1.03 * last)
     figure.legend(*loss.get_legend_handles_labels(), loc="outside upper right", ncols=4, fontsize=9)
     return figure
 
@@ -83,6 +80,8 @@ def draw_curves(rows: Sequence[EpochResult], footer: str) -> Figure:
 def _plot_splits(axes: Axes, rows: Sequence[EpochResult], quantity: str, title: str) -> None:
     """A line for each evaluated split, with a diamond at epoch 0."""
     _label_axes(axes, quantity, title)
+    last = max(1, rows[-1].epoch)
+    axes.set_xlim(-0.03 * last, 1.03 * last)
     for split, (colour, dash, marker) in LINES.items():
         x, y = _measured(rows, f"{split}_{quantity}")
         if not x:
@@ -97,12 +96,10 @@ def _plot_splits(axes: Axes, rows: Sequence[EpochResult], quantity: str, title: 
 
 def _label_axes(axes: Axes, quantity: str, title: str) -> None:
     """Axes for a loss, on a log scale, or for an accuracy, by epoch."""
-    axes.set(title=title, xlabel="epoch (0: before training)")
+    axes.set(title=title, xlabel="epoch (0: before training)", ylabel="accuracy")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if quantity == "accuracy":
-        axes.set_ylabel("accuracy")
-        axes.yaxis.set_major_formatter(_PERCENT)
-    else:
+    axes.yaxis.set_major_formatter(_PERCENT)
+    if quantity == "loss":
         axes.set(yscale="log", ylabel="cross-entropy (nats, log scale)")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")

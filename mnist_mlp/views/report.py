@@ -117,10 +117,7 @@ def html_table(rows: Iterable[Mapping[str, object]], kind: str = "numbers") -> s
         f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>'
         for first, *rest in ([escape(str(cell)) for cell in row.values()] for row in rows)
     )
-    return (
-        f'<div class="scroll" tabindex="0"><table class="{kind}">'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>"
-    )
+    return fill_template("table", kind=kind, head=head, body=body)
 
 
 def format_claim(claim: Claim) -> dict[str, object]:

@@ -5,10 +5,9 @@ import io
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 
@@ -31,8 +30,7 @@ def with_board(events: Iterator[RunEvent]) -> Generator[RunEvent, None, None]:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UsageError(
-            "--tensorboard: the package tensorboard is missing: "
-            "pip install 'mnist-mlp[tensorboard]'"
+            "--tensorboard: tensorboard is missing: pip install 'mnist-mlp[tensorboard]'"
         ) from None
     writer = None
     with ExitStack() as stack:
@@ -51,20 +49,18 @@ def with_board(events: Iterator[RunEvent]) -> Generator[RunEvent, None, None]:
             elif isinstance(event, RunResult) and writer and run_dir:
                 test = load_config_dataset(config).test if config.data.test else None
                 footer = f"{run_dir.name} · {event.dataset}"
-                for tag, image in _pictures(copy.deepcopy(event.model).cpu(), test, footer):
-                    writer.add_image(tag, image, epoch, dataformats="HWC")
+                for tag, figure in _figures(copy.deepcopy(event.model).cpu(), test, footer).items():
+                    # Not add_figure, which imports pyplot and so chooses a window system.
+                    image = Image.open(io.BytesIO(render(figure, "png"))).convert("RGB")
+                    writer.add_image(tag, np.asarray(image), epoch, dataformats="HWC")
             yield event
 
 
-def _pictures(
-    model: nn.Module, test: Split | None, footer: str
-) -> Iterator[tuple[str, NDArray[Any]]]:
+def _figures(model: nn.Module, test: Split | None, footer: str) -> dict[str, Figure]:
     """The weights of the first layer, and the confusion matrix of the test set, if it is used."""
     weights = model.get_parameter("layer1.weight").detach().numpy()
     figures = {"layer1/weights": draw_tiles(weights, footer)}
     if test:
         matrix = evaluate_model(model, *test).confusion_matrix
         figures["confusion_matrix"] = draw_confusion_matrix(matrix, footer)
-    for tag, figure in figures.items():
-        # Not add_figure, which imports pyplot and so chooses a window system.
-        yield tag, np.asarray(Image.open(io.BytesIO(render(figure, "png"))).convert("RGB"))
+    return figures
