@@ -29,7 +29,7 @@ from mnist_mlp.steps.backprop import autograd
 from mnist_mlp.steps.data import Dataset, Split, to_images
 from mnist_mlp.steps.evaluate import evaluate_model
 from mnist_mlp.steps.train import EpochResult
-from mnist_mlp.views.predictions import find_mistakes
+from mnist_mlp.views.predictions import find_mistakes, predict_probabilities
 
 MAX_BYTES = 1_200_000  # of the whole page
 IMAGES = 100  # test images chosen at random, on which the page measures and can train
@@ -83,7 +83,7 @@ def _page_data(
     checkpoint: Checkpoint, data: Dataset, rows: list[EpochResult], extra: int
 ) -> dict[str, Any]:
     model = copy.deepcopy(checkpoint.model).double()
-    chosen = _choose(model, data.test, extra)
+    chosen = _choose(checkpoint.model, data.test, extra)
     pixels, labels = data.test.pixels[chosen], data.test.labels[chosen]
     with torch.no_grad():
         logits = model(to_images(pixels).double())
@@ -121,16 +121,14 @@ def random_images(test: Split) -> list[int]:
     return indexes
 
 
-@torch.no_grad()
 def _choose(model: nn.Module, test: Split, extra: int) -> list[int]:
     """Choose test images: `IMAGES` at random, then up to `extra` misclassified ones.
 
     The latter begin with one of each cell of the confusion matrix; the most confident mistakes
     come first.
     """
-    p = torch.softmax(model(test.images.double()), dim=1)
     sample = random_images(test)
-    found = find_mistakes(p.numpy(), test.labels.numpy())
+    found = find_mistakes(predict_probabilities(model, test.pixels), test.labels.numpy())
     mistakes = [mistake for mistake in found if mistake.index not in sample]
     first = {(mistake.label, mistake.guess): mistake for mistake in reversed(mistakes)}
     mistakes.sort(key=lambda mistake: mistake != first[mistake.label, mistake.guess])

@@ -4,7 +4,7 @@ The page is a single file: it has no script and loads nothing.
 """
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
@@ -48,14 +48,6 @@ def draw_report(
         for name, content in contents.items():
             write_atomically(folder / "plots" / name, content)
         pictures.append(html_figure(picture, contents))
-    page = folder / "report.html"
-    write_atomically(page, _page(checkpoint, data, rows, pictures).encode(errors="replace"))
-    return page
-
-
-def _page(
-    checkpoint: Checkpoint, data: Dataset, rows: Sequence[EpochResult], pictures: list[str]
-) -> str:
     test = evaluate_model(checkpoint.model, *data.test)
     claims = list(check_network(checkpoint, data, rows, test))
     verdicts = [claim.verdict for claim in claims]
@@ -79,7 +71,9 @@ def _page(
         config=escape(checkpoint.config.shareable().to_yaml()),
         environment=escape(dump_yaml(checkpoint.environment)),
     )
-    return html_page(escape(checkpoint.run_name), body)
+    page = folder / "report.html"
+    write_atomically(page, html_page(escape(checkpoint.run_name), body).encode(errors="replace"))
+    return page
 
 
 def html_page(name: str, body: str) -> str:
