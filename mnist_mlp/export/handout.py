@@ -56,7 +56,7 @@ def write_handout(checkpoint: Checkpoint, folder: Path, data: Dataset | None = N
 
 
 def make_exercises(checkpoint: Checkpoint, data: Dataset) -> list[dict[str, str]]:
-    """The exercises of exercises.yaml, about one test image that the page shows."""
+    """The exercises of exercises.yaml, on this network and one test image that the page shows."""
     model = checkpoint.model
     index, reads, without = _read_sample(model, data.test)
     image, label = to_images(data.test.pixels[index]), int(data.test.labels[index])

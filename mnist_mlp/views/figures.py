@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import matplotlib
 import matplotlib.style
@@ -62,9 +62,8 @@ def draw_curves(rows: Sequence[EpochResult], footer: str) -> Figure:
 
     _plot_splits(loss, rows, "loss", "Loss")
     loss.axhline(math.log(10), color=GREY, linestyle=":")
-    style: dict[str, Any] = {"ha": "right", "va": "top", "fontsize": 9, "color": GREY}
-    guess = "ln 10 = 2.3026: ten equal guesses"
-    loss.text(0.98, 2.0, guess, style, transform=loss.get_yaxis_transform())
+    guess, place = "ln 10 = 2.3026: ten equal guesses", loss.get_yaxis_transform()
+    loss.text(0.98, 2, guess, transform=place, ha="right", va="top", size=9, color=GREY)
     low, high = loss.get_ylim()
     loss.set_ylim(min(low, 1), max(high, 3))
 
@@ -136,12 +135,11 @@ def draw_confusion_matrix(matrix: Sequence[Sequence[int]], footer: str) -> Figur
     figure = _Figure("Confusion matrix", footer, (7.2, 6.2))
     axes = figure.add_subplot()
     image = axes.imshow(np.ma.masked_equal(share, 0), cmap="Blues", norm=LogNorm(0.0005, 1))
-    style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9}
     for (true, guess), count in np.ndenumerate(counts):
         text = f"{count:,}" if count else "·"
         colour = GREY if not count else "white" if share[true, guess] > 0.05 else BLACK
         weight = "bold" if true == guess else "normal"
-        axes.text(guess, true, text, style, color=colour, weight=weight)
+        axes.text(guess, true, text, size=9, ha="center", va="center", color=colour, weight=weight)
     ticks = range(len(counts))
     axes.set(xticks=ticks, yticks=ticks, xlabel="read as", ylabel="true digit")
     axes.grid(visible=False)
