@@ -1,5 +1,6 @@
 """What several test files share: the `long` mark, the program run in process and outside, data."""
 
+import gc
 import gzip
 import hashlib
 import os
@@ -38,6 +39,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in long]
         config.hook.pytest_deselected(items=long)
         config.stash[LEFT_OUT] = len(long)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now is no garbage."""
+    gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

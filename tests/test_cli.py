@@ -281,6 +281,19 @@ def test_exporting_weights_imports_no_other_exporter(run: Run) -> None:
     assert Path("digits-001.safetensors").exists()
 
 
+def test_a_start_looks_for_no_garbage() -> None:
+    code = (
+        "import gc, sys\n"
+        "from mnist_mlp.__main__ import main\n"
+        "seen = []; gc.callbacks.append(lambda phase, info: seen.append(phase))\n"
+        "sys.argv = ['mnist-mlp', 'count-params', '--json']\n"
+        "try: main()\n"
+        "except SystemExit: print('torch' in sys.modules, len(seen), file=sys.stderr)"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.stderr == "True 0\n", process
+
+
 def test_completion_imports_no_torch() -> None:
     environment = {
         "_MNIST_MLP_COMPLETE": "complete_bash", "COMP_WORDS": "mnist-mlp tr", "COMP_CWORD": "1",
