@@ -69,7 +69,8 @@ def learning_rates(
     learning_rate over the warmup_fraction of the run, then lowers it.
     """
     if name == "constant":
-        return repeat(learning_rate, updates)
+        yield from repeat(learning_rate, updates)
+        return
     holder = GradientDescent([], learning_rate)
     schedule: LRScheduler
     if name == "step":
@@ -88,10 +89,6 @@ def learning_rates(
     else:
         raise ValueError(f"no schedule is called {name!r}")
     holder.step()  # a schedule warns if its optimizer never took a step
-
-    def rates() -> Iterator[float]:
-        for _ in range(updates):
-            yield float(holder.param_groups[0]["lr"])
-            schedule.step()
-
-    return rates()
+    for _ in range(updates):
+        yield float(holder.param_groups[0]["lr"])
+        schedule.step()

@@ -106,10 +106,6 @@ class Updater(Protocol):
         """The network to evaluate and save: the model, with batch normalisation folded in."""
         return fold_batch_norm(self.model)
 
-    def complete(self, logits: Tensor) -> None:
-        """Called before new rows (n, 10) are read: add what other processes have written."""
-        return
-
     def report_due(self, batch: int, overdue: bool) -> bool:
         """Whether to report progress after a batch; several processes must all decide alike.
 
@@ -222,26 +218,24 @@ def train(
         yield tracker.evaluate()  # evaluate on the test set
 
 
+@dataclass(eq=False)
 class _Tracker:
     """What stands around Step 8: learning rates, where to resume, progress, results, finiteness.
 
     Numbers stay on the device until they are reported: reading one waits for the device.
     """
 
-    def __init__(
-        self,
-        updater: Updater,
-        data: Dataset,
-        learning_rates: Iterable[float],
-        epochs: int,
-        test_each_epoch: bool | None,
-    ) -> None:
-        examples, device = len(data.train.labels), data.train.labels.device
-        self.updater, self.data = updater, data
-        self.learning_rate = next(rates := iter(learning_rates))
+    updater: Updater
+    data: Dataset
+    learning_rates: Iterable[float]
+    epochs: int
+    test_each_epoch: bool | None
+
+    def __post_init__(self) -> None:
+        examples, device = len(self.data.train.labels), self.data.train.labels.device
+        self.learning_rate = next(rates := iter(self.learning_rates))
         self.learning_rates = chain([self.learning_rate], rates)
-        self.epochs, self.test_each_epoch = epochs, test_each_epoch
-        self.batches = math.ceil(examples / updater.batch_size)
+        self.batches = math.ceil(examples / self.updater.batch_size)
         self.logits = torch.empty(examples, CLASSES, device=device)
         self.losses = torch.empty(examples, device=device)
         self.epoch, self.started = 0, 0.0
@@ -272,7 +266,6 @@ class _Tracker:
             return None
         new = slice(self.measured, min((batch + 1) * self.updater.batch_size, len(self.targets)))
         logits, targets = self.logits[new], self.targets[new]
-        self.updater.complete(logits)
         self.losses[new] = losses = cross_entropies(logits, targets)
         before = (self.epoch - 1) * self.batches  # updates of earlier epochs
         if len(bad := losses.isfinite().logical_not().nonzero()):

@@ -30,14 +30,12 @@ def joined(device: torch.device) -> Iterator[None]:
         yield
         return
     backend, store = "nccl" if device.type == "cuda" else "gloo", _agent_store()
+    if store:
+        # The agent's store still holds addresses of the last start, so each start has a prefix.
+        start = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT')}/{processes()}"
+        store = dist.PrefixStore(f"mnist_mlp/{start}", store)  # type: ignore[attr-defined]
     with _lost_process_errors():
-        if store:
-            # The agent's store still holds addresses of the last start, so each start has a prefix.
-            start = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT')}/{processes()}"
-            store = dist.PrefixStore(f"mnist_mlp/{start}", store)  # type: ignore[attr-defined]
-            dist.init_process_group(backend, store=store, rank=rank(), world_size=processes())
-        else:
-            dist.init_process_group(backend)
+        dist.init_process_group(backend, store=store, rank=rank(), world_size=processes())
     try:
         yield
         wait_for_processes(device)  # no process leaves while another still expects its messages
@@ -69,16 +67,12 @@ def wait_for_processes(device: torch.device) -> None:
 
 
 def bytes_of_rank_0(content: bytes, device: torch.device) -> bytes:
-    """The content that rank 0 passes, in every process."""
-    if processes() == 1:
-        return content
-    size = torch.tensor([len(content)], device=device)
-    with _lost_process_errors():
-        dist.broadcast(size, 0)
-        received = torch.empty(int(size), dtype=torch.uint8, device=device)
-        if rank() == 0 and content:
-            received.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
-        dist.broadcast(received, 0)
+    """The content that rank 0 passes, in every process; the others pass nothing."""
+    size = largest_of_processes(len(content), device)
+    received = torch.zeros(size, dtype=torch.uint8, device=device)
+    if content:
+        received.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+    sum_over_processes(received)
     return received.cpu().numpy().tobytes()
 
 

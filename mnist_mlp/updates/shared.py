@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from mnist_mlp.constants import CLASSES
 from mnist_mlp.updates.collectives import largest_of_processes, sum_over_processes
@@ -30,7 +31,7 @@ class SharedUpdater(DeformingUpdater):
     """
 
     def update(self, rows: slice | Tensor) -> Tensor:
-        """See `TorchUpdater`. The rows of the logits that belong to other processes are 0."""
+        """See `TorchUpdater`."""
         assert isinstance(rows, slice)  # noqa: S101 - as `TorchUpdater.run_epoch` gives them
         start, stop, _ = rows.indices(len(self.order))
         count = stop - start
@@ -39,17 +40,12 @@ class SharedUpdater(DeformingUpdater):
         logits = torch.zeros(count, CLASSES, device=images.device)
         logits[mine] = self.backward(images, labels)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        flat = torch.cat([g.flatten() for g in gradients]).mul_(len(labels) / count)
+        flat = parameters_to_vector(gradients).mul_(len(labels) / count)
         sum_over_processes(flat)
-        parts = torch.split(flat, [g.numel() for g in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
+        vector_to_parameters(flat, gradients)
+        sum_over_processes(logits)  # so that each process has the rows of all
         self.optimizer.step()
         return logits
-
-    def complete(self, logits: Tensor) -> None:
-        """Add the rows of the other processes."""
-        sum_over_processes(logits)
 
     def report_due(self, batch: int, overdue: bool) -> bool:
         """See `Updater`. All processes report after the same batch."""
