@@ -218,9 +218,7 @@ class Config(Section):
         if data and model and model.batch_norm:
             examples = TRAINING_EXAMPLES[data.dataset] - data.validation
             if 1 in (train.batch_size, examples % train.batch_size):
-                message = (
-                    f"makes a mini-batch of 1 of {examples:,} examples, too few for batch_norm"
-                )
+                message = f"makes a batch of 1 of {examples:,} examples, too few for batch_norm"
                 raise PydanticCustomError("batch_size", message, {"value": train.batch_size})
         return train
 
@@ -286,10 +284,8 @@ def load_config(
     """Read a config from a path or, for a bare name such as `mnist`, from the bundled ones.
 
     Overrides are strings such as `train.epochs=3`; the last one for a key wins. `MNIST_MLP_DATA`
-    is looked up in `environment`, by default `os.environ`.
-
-    Raises:
-        ConfigError: One line for each problem: file and line (or override), key, what to do.
+    is looked up in `environment`, by default `os.environ`. A ConfigError has one line for each
+    problem: file and line (or override), key, what to do.
     """
     path, reader = _find(source), YamlReader()
     values = reader.read_file(path)

@@ -1,7 +1,7 @@
 """Step 1: an image is a vector x of 784 pixels, each from 0 (black) to 1 (white).
 
-There are two data sets: MNIST, and scikit-learn's handwritten digits, which need no download.
-Both are loaded whole into memory and moved to the training device. There is no DataLoader.
+MNIST, or scikit-learn's handwritten digits, which need no download, is loaded whole into memory and
+moved to the training device. There is no DataLoader.
 """
 
 import hashlib
@@ -74,12 +74,9 @@ def load_dataset(
     """Load mnist or digits into memory, on the CPU.
 
     The root holds `MNIST/raw/`. Mirrors are addresses to try before torchvision's own when MNIST
-    has to be downloaded. `validation` training examples are held out; the seed decides which.
-
-    Raises:
-        DataError: A file is altered, or missing and cannot be downloaded.
-        OSError: The root cannot be written to.
-        ValueError: There is no such data set, or it has too few examples to hold out.
+    has to be downloaded. `validation` training examples are held out; the seed decides which. A
+    DataError where a file is altered, or missing and cannot be downloaded; an OSError where the
+    root cannot be written to; a ValueError for another name, or too few examples to hold out.
     """
     if name not in TRAINING_EXAMPLES:
         raise ValueError(f"no data set is called {name!r}: {', '.join(TRAINING_EXAMPLES)}")
@@ -112,16 +109,15 @@ def epoch_order(examples: int, seed: int, epoch: int) -> Tensor:
 
 
 def _load_mnist(root: str | Path, mirrors: Sequence[str]) -> tuple[Split, Split]:
-    # The files hold one byte for each pixel or label, after a header of four numbers (images) or
-    # two (labels), four bytes each. torchvision.datasets.MNIST reads the same numbers, but
-    # importing it takes a second.
+    # The files hold one byte for each pixel or label, after a header of 16 bytes (images) or 8
+    # (labels). torchvision.datasets.MNIST reads the same numbers, but importing it takes a second.
     images, labels, test_images, test_labels = (
-        torch.frombuffer(bytearray(file.content), dtype=torch.uint8)[16 if "idx3" in name else 8 :]
-        for name, file in read_mnist(root, mirrors).items()
+        torch.frombuffer(bytearray(file.content), dtype=torch.uint8)
+        for file in read_mnist(root, mirrors).values()
     )
     return (
-        Split(images.view(-1, INPUT_SIZE), labels.long()),
-        Split(test_images.view(-1, INPUT_SIZE), test_labels.long()),
+        Split(images[16:].view(-1, INPUT_SIZE), labels[8:].long()),
+        Split(test_images[16:].view(-1, INPUT_SIZE), test_labels[8:].long()),
     )
 
 

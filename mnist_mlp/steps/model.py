@@ -64,7 +64,7 @@ def fold_batch_norm(model: nn.Sequential) -> nn.Sequential:
     """
     if not any(isinstance(module, nn.BatchNorm1d) for module in model):
         return model
-    folded: OrderedDict[str, nn.Module] = OrderedDict()
+    folded = OrderedDict[str, nn.Module]()
     for name, module in copy.deepcopy(model).eval().named_children():
         if isinstance(module, nn.BatchNorm1d):
             layer, linear = folded.popitem()

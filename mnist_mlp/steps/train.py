@@ -29,11 +29,10 @@ PROGRESS_S = 0.2
 
 @dataclass(frozen=True)
 class Position:
-    """Where to resume: in `epoch` (from 1), with the example after its first n.
+    """Where to resume: in `epoch` (from 1), after its first n examples, which are whole batches.
 
-    `losses` (n,) are the losses of these n examples, and `correct` of them were classified
-    correctly. n is a whole number of batches. It is the whole epoch only in an epoch's last report;
-    from there one resumes with the next epoch and n = 0.
+    `losses` (n,) are theirs, and `correct` of them were classified correctly. From the last report
+    of an epoch, where n is all examples, one resumes with the next epoch and n = 0.
     """
 
     epoch: int
@@ -167,15 +166,14 @@ def fit(
     """Train a model in place with a PyTorch optimizer, while one iterates over what this yields.
 
     See `train`, which yields it. The model maps images (B, 784) to logits (B, 10), on the data's
-    device; the optimizer has its parameters in one group. The last batch of an epoch may be
-    smaller. The seed decides the order of the examples. `learning_rates` has one for each update of
-    the run; by default it is the optimizer's own. `backward` is `chain_rule(model)`, or by default
-    `autograd(model)`. The test split is only reported, without `test_each_epoch` after the last
-    epoch only; it decides nothing.
+    device; the optimizer has its parameters in one group. The seed decides the order of the
+    examples; an epoch's last batch may be smaller. `learning_rates` has one for each update of the
+    run; by default it is the optimizer's own. `backward` is `chain_rule(model)`, or by default
+    `autograd(model)`. The test split decides nothing; without `test_each_epoch` it is evaluated
+    after the last epoch only.
 
-    Raises:
-        DivergedError: A loss is not finite, or after an epoch a weight. It names the update.
-        ValueError: There are fewer learning rates than updates.
+    A DivergedError names the update where a loss, or at an epoch's end a weight, is not finite. A
+    ValueError if there are fewer learning rates than updates.
     """
     updater = TorchUpdater(model, optimizer, backward or autograd(model), data.train, batch_size)
     own_rates = repeat(float(optimizer.param_groups[0]["lr"]))

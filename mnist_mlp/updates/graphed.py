@@ -29,7 +29,7 @@ class GraphedUpdater(DeformingUpdater):
         self.batch = torch.zeros(1, dtype=torch.int64, device=device)
         self.offsets = torch.arange(self.batch_size, device=device)
         self.noise = torch.empty(0, device=device)
-        self.logits: Tensor | None = None
+        self.logits = torch.empty(0, device=device)
         self.replays: dict[int, Callable[[], None]] = {}
 
     def run_epoch(
@@ -55,7 +55,6 @@ class GraphedUpdater(DeformingUpdater):
 
     def _make_next(self, count: int) -> None:
         """Make the update of the current batch, of `count` examples, and advance."""
-        assert self.logits is not None  # noqa: S101 - `run_epoch` has set it
         rows = self.batch * self.batch_size + self.offsets[:count]
         self.optimizer.param_groups[0]["lr"].copy_(self.learning_rates[self.batch][0])
         self.logits.index_copy_(0, rows, self.update(rows))
