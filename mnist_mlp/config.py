@@ -143,7 +143,7 @@ class AugmentConfig(Section):
     @property
     def deforms(self) -> bool:
         """Whether any amount is above 0."""
-        return any(self.model_dump(exclude={"fade_fraction", "fade_to"}).values())
+        return any((self.rotation, self.scale, self.shear, self.translation, self.elastic))
 
 
 class OptimizerConfig(Section):

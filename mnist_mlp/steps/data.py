@@ -1,7 +1,7 @@
 """Step 1: an image is a vector x of 784 pixels, each from 0 (black) to 1 (white).
 
-MNIST, or scikit-learn's handwritten digits, which need no download, is loaded whole into memory and
-moved to the training device. There is no DataLoader.
+There are two data sets: MNIST, and scikit-learn's handwritten digits, which need no download.
+Both are loaded whole into memory and moved to the training device. There is no DataLoader.
 """
 
 import hashlib

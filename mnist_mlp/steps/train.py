@@ -252,10 +252,7 @@ class _Tracker:
         if resume and resume.epoch == epoch:
             self.measured, self.correct = len(resume.losses), resume.correct
             self.losses[: self.measured] = resume.losses
-        done, left_over = divmod(self.measured, self.updater.batch_size)
-        if left_over or done == self.batches:
-            raise ValueError("resume after a whole batch, and after the last in the next epoch")
-        return rates, done
+        return rates, self.measured // self.updater.batch_size
 
     def progress(self, batch: int) -> Progress | None:
         """Measure the batches since the last report, if one is due; it is after the last batch."""

@@ -71,10 +71,8 @@ class GraphedUpdater(DeformingUpdater):
         self.batch.fill_(batch)
         with torch.no_grad():
             for key, value in self._changing():
-                if key in before:
-                    value.copy_(before[key])
-                else:
-                    value.zero_()  # the state that an optimizer starts with
+                # An optimizer's state begins with zeros.
+                value.copy_(before.get(key, torch.zeros_like(value)))
         return replay
 
     def _changing(self) -> Iterator[tuple[object, Tensor]]:
@@ -84,8 +82,7 @@ class GraphedUpdater(DeformingUpdater):
             yield from (((parameter, key), value) for key, value in values.items())
 
     def _warm_up_and_record(self, count: int, batch: int) -> Callable[[], None]:
-        cuda = self.batch.device.type == "cuda"
-        stream = torch.cuda.Stream() if cuda else None  # type: ignore[no-untyped-call]
+        stream = torch.cuda.Stream() if self.batch.is_cuda else None  # type: ignore[no-untyped-call]
         if stream:
             stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream), warnings.catch_warnings():
