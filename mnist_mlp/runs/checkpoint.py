@@ -14,12 +14,12 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, Json, NonNegativeInt
+from pydantic import ConfigDict, NonNegativeInt, TypeAdapter, with_config
 from torch import Tensor, nn
 
 from mnist_mlp.config import Config
@@ -37,41 +37,21 @@ TRAINING_PREFIX = "train."
 """The names of tensors that only training needs begin with this."""
 MAX_HEADER_BYTES = 1 << 18
 
-_DIGEST = re.compile(rb'"content_sha256":"([0-9a-f]{64})"')
 ZEROS = "0" * 64
 """Stands in the place of a digest while the digest is computed."""
 _PLACE = re.compile(rb'(content_sha256(?:":"|\x12@))0{64}')
 """The place of a digest: after its name in JSON (safetensors) or in protobuf (ONNX)."""
 
 
-class _Metadata(BaseModel):
-    """The file's metadata: strings, most of them JSON; the rest of `Checkpoint` is tensors."""
+@with_config(ConfigDict(extra="forbid"))
+@dataclass(frozen=True, kw_only=True)
+class _Metadata:
+    """What a checkpoint has besides tensors: in the file strings, most of them JSON."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    format_version: Literal["3"]
-    config: Json[Config]
-    epoch: Json[NonNegativeInt]
-    update: Json[NonNegativeInt]
-    metrics: Json[dict[str, Any]]
-    environment: Json[dict[str, Any]]
-    order_hash: str
-    data_hashes: Json[dict[str, str]]
-    progress: Json[dict[str, float]]
-    content_sha256: str
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A network and where its training was."""
-
-    path: Path
     config: Config
-    model: nn.Sequential
-    """For use: with batch normalisation folded in."""
-    epoch: int
+    epoch: NonNegativeInt
     """Whole epochs done."""
-    update: int
+    update: NonNegativeInt
     """Updates done."""
     metrics: dict[str, Any]
     """The newest row of metrics.jsonl."""
@@ -80,11 +60,23 @@ class Checkpoint:
     """Of the order of the examples in the next epoch, or in the one under way."""
     data_hashes: dict[str, str]
     """Of each split."""
+    progress: dict[str, float]
+    """`seconds` so far, and `correct` examples of the epoch under way."""
+
+
+_METADATA = TypeAdapter(_Metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(_Metadata):
+    """A network and where its training was."""
+
+    path: Path
+    model: nn.Sequential
+    """For use: with batch normalisation folded in."""
     training: dict[str, Tensor]
     """Tensors that only training needs, by name: see `state_shapes`. Within an epoch also `losses`
     (n,), those of its n examples so far."""
-    progress: dict[str, float]
-    """`seconds` so far, and `correct` examples of the epoch under way."""
 
     @property
     def run_dir(self) -> Path | None:
@@ -114,14 +106,9 @@ def save_checkpoint(checkpoint: Checkpoint) -> None:
     tensors = {name: t.detach().cpu().contiguous() for name, t in named.items()}
     if bad := _not_finite(tensors):
         raise DivergedError(f"{bad} is not finite after update {checkpoint.update}: not saved")
-    metadata = {
-        "format_version": FORMAT_VERSION,
-        "config": checkpoint.config.model_dump_json(),
-        "order_hash": checkpoint.order_hash,
-        "content_sha256": ZEROS,
-    }
-    for name in ("epoch", "update", "metrics", "environment", "data_hashes", "progress"):
-        metadata[name] = json.dumps(getattr(checkpoint, name))
+    metadata = {"format_version": FORMAT_VERSION, "content_sha256": ZEROS}
+    for name, value in _METADATA.dump_python(checkpoint, mode="json").items():
+        metadata[name] = value if name == "order_hash" else json.dumps(value)
     write_atomically(checkpoint.path, fill_digest(safetensors.torch.save(tensors, metadata)))
 
 
@@ -152,18 +139,16 @@ def load_checkpoint(path: str | Path, *, best: bool = False) -> Checkpoint:
         return _read(path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such run or checkpoint; runs lie under runs/")
-    if not best:
-        if newest := newest_good_checkpoint(path):
-            return newest
-        raise CheckpointError(
-            f"{path}: no checkpoint in this folder; give a run directory that has one"
-        )
-    rated = (c for c in _readable(whole_epochs(path)) if _score(c) is not None)
-    if chosen := max(rated, key=_score, default=None):
-        return chosen
-    raise CheckpointError(
-        f"{path}: no whole checkpoint with a validation accuracy; train with data.validation"
-    )
+    if best:
+        rated = (c for c in _readable(whole_epochs(path)) if _score(c) is not None)
+        chosen = max(rated, key=_score, default=None)
+        lacking = "no whole checkpoint with a validation accuracy; train with data.validation"
+    else:
+        chosen = newest_good_checkpoint(path)
+        lacking = "no checkpoint in this folder; give a run directory that has one"
+    if not chosen:
+        raise CheckpointError(f"{path}: {lacking}")
+    return chosen
 
 
 def newest_good_checkpoint(run_dir: Path) -> Checkpoint | None:
@@ -188,10 +173,6 @@ def _score(checkpoint: Checkpoint) -> Any:
     return checkpoint.config.validation_score(checkpoint.metrics)
 
 
-class _Refused(Exception):  # noqa: N818 - never leaves this module
-    """Why a file is not a whole checkpoint."""
-
-
 def _read(path: Path) -> Checkpoint:
     # The header is checked first. Its config determines every tensor's shape, and so the size of
     # the file, before the rest is read into memory.
@@ -199,27 +180,28 @@ def _read(path: Path) -> Checkpoint:
         with path.open("rb") as file:
             head = file.read(8)
             if (header_size := int.from_bytes(head, "little")) > MAX_HEADER_BYTES:
-                raise _Refused("not a checkpoint of mnist-mlp, or damaged")
+                raise CheckpointError("not a checkpoint of mnist-mlp, or damaged")
             head += file.read(header_size)
-            metadata = _check_header(head, os.fstat(file.fileno()).st_size)
+            metadata, digest = _check_header(head, os.fstat(file.fileno()).st_size)
             content = head + file.read()
-        _check_digest(content)
+        computed = hashlib.sha256(content.replace(digest, ZEROS.encode(), 1))
+        if computed.hexdigest().encode() != digest:
+            raise CheckpointError("damaged: its content does not match its own digest")
         tensors = safetensors.torch.load(content)
         if bad := _not_finite(tensors):
-            raise _Refused(f"{bad} holds a number that is not finite")
+            raise CheckpointError(f"{bad} holds a number that is not finite")
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
-    except (_Refused, safetensors.SafetensorError) as error:
-        reason = error if isinstance(error, _Refused) else "damaged (SafetensorError)"
+    except (CheckpointError, safetensors.SafetensorError) as error:
+        reason = error if isinstance(error, CheckpointError) else "damaged (SafetensorError)"
         message = f"{reason}; choose another checkpoint, or train again"
         if path.suffix in (".onnx", ".pt2"):
             message = "an export for other programs; name the run or checkpoint that it is made of"
         raise CheckpointError(f"{path}: {message}") from None
     model = empty_network(metadata.config)
     model.load_state_dict({name: tensors[name] for name in model.state_dict()}, assign=True)
-    fields = {name: value for name, value in metadata if name in Checkpoint.__dataclass_fields__}
     training = with_prefix(TRAINING_PREFIX, tensors)
-    return Checkpoint(path=path, model=model, training=training, **fields)
+    return Checkpoint(path=path, model=model, training=training, **vars(metadata))
 
 
 def with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -240,56 +222,61 @@ def tensors_sha256(*tensors: Tensor) -> str:
     return digest.hexdigest()
 
 
-def _check_header(head: bytes, file_size: int) -> _Metadata:
-    """Check a header against its own config and the file's size. Returns its metadata."""
-    if len(head) < 8 or not head[8:].startswith(b"{") or len(_DIGEST.findall(head)) != 1:
-        raise _Refused("not a checkpoint of mnist-mlp, or damaged")
+def _check_header(head: bytes, file_size: int) -> tuple[_Metadata, bytes]:
+    """Check a header against its own config and the file's size.
+
+    Returns its metadata, and the digest that the file should have.
+    """
     try:
         header = json.loads(head[8:], object_pairs_hook=_unique)
-        named = header.pop("__metadata__")
-        if named.get("producer") == "mnist-mlp":
-            named = _metadata_of_export(named)
-        if named["format_version"] != FORMAT_VERSION:
-            raise _Refused(f"its format version is not {FORMAT_VERSION}")
-        metadata = _Metadata.model_validate(named)
-        found = {name: (entry["dtype"], list(entry["shape"])) for name, entry in header.items()}
+        texts = header.pop("__metadata__")
+        digest = texts.pop("content_sha256").encode()
+        if texts.get("producer") == "mnist-mlp":
+            values = _values_of_export(texts)
+        elif texts.pop("format_version") != FORMAT_VERSION:
+            raise CheckpointError(f"its format version is not {FORMAT_VERSION}")
+        else:
+            values = {n: t if n == "order_hash" else json.loads(t) for n, t in texts.items()}
+        metadata = _METADATA.validate_python(values)
+        found = {name: f"{entry['shape']} of {entry['dtype']}" for name, entry in header.items()}
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise _Refused(f"damaged ({type(error).__name__})") from None
+        kind = type(error).__name__
+        raise CheckpointError(f"not a checkpoint of mnist-mlp, or damaged ({kind})") from None
 
     config = metadata.config
-    expected = {name: list(t.shape) for name, t in empty_network(config).state_dict().items()}
+    shapes = {name: list(t.shape) for name, t in empty_network(config).state_dict().items()}
     if any(name.startswith(TRAINING_PREFIX) for name in found):  # otherwise: weights only
-        state = state_shapes(config, metadata.update)
-        expected |= {TRAINING_PREFIX + name: shape for name, shape in state.items()}
+        for name, shape in state_shapes(config, metadata.update).items():
+            shapes[TRAINING_PREFIX + name] = shape
     losses = TRAINING_PREFIX + "losses"  # (examples so far,), only within an epoch
-    match found.get(losses):
-        case (_, [examples]) if examples in range(1, max(TRAINING_EXAMPLES.values()) + 1):
-            expected[losses] = [int(examples)]
-    if found.keys() != expected.keys():
-        odd = _shown(min(found.keys() ^ expected.keys()))
-        raise _Refused(f"its tensors are not those of its config's network (see {odd})")
-    for name, shape in expected.items():
-        if found[name] != ("F32", shape):
-            raise _Refused(
-                f"{name} is {_shown(found[name][1])} of {_shown(found[name][0])}, "
-                f"where its config has {shape} of F32"
+    match header.get(losses):
+        case {"shape": [int(examples)]} if 0 < examples <= max(TRAINING_EXAMPLES.values()):
+            shapes[losses] = [examples]
+    expected = {name: f"{shape} of F32" for name, shape in shapes.items()}
+    for name in [*expected, *found]:
+        has, needs = found.get(name, "missing"), expected.get(name, "missing")
+        if has != needs:
+            raise CheckpointError(
+                "its tensors are not those of its config's network: "
+                f"{_shown(name)} is {_shown(has)}, and should be {needs}"
             )
-    if file_size != len(head) + 4 * sum(map(math.prod, expected.values())):
-        raise _Refused("damaged: cut short, or longer than its header says")
-    return metadata
+    if file_size != len(head) + 4 * sum(map(math.prod, shapes.values())):
+        raise CheckpointError("damaged: cut short, or longer than its header says")
+    return metadata, digest
 
 
-def _metadata_of_export(export: dict[str, str]) -> dict[str, str]:
-    """Metadata of a checkpoint that has nothing but an exported network."""
-    sizes, activation = json.loads(export["layer_sizes"]), export["activation"]
-    config = {
-        "data": {"dataset": export["dataset"], "validation": 0},
-        "model": {"layer_sizes": sizes, "activation": activation},
+def _values_of_export(texts: dict[str, str]) -> dict[str, Any]:
+    """The metadata of a checkpoint that has nothing but an exported network."""
+    model = {"layer_sizes": json.loads(texts["layer_sizes"]), "activation": texts["activation"]}
+    empty: dict[str, Any] = {
+        name: {} for name in ("metrics", "environment", "data_hashes", "progress")
     }
-    kept = {name: export[name] for name in ("epoch", "update", "content_sha256")}
-    empty = dict.fromkeys(("metrics", "environment", "data_hashes", "progress"), "{}")
-    rest = {"format_version": FORMAT_VERSION, "config": json.dumps(config), "order_hash": ""}
-    return kept | empty | rest
+    return empty | {
+        "config": {"data": {"dataset": texts["dataset"], "validation": 0}, "model": model},
+        "epoch": json.loads(texts["epoch"]),
+        "update": json.loads(texts["update"]),
+        "order_hash": "",
+    }
 
 
 def _shown(value: object) -> str:
@@ -302,15 +289,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(unique) != len(pairs):
         raise ValueError
     return unique
-
-
-def _check_digest(content: bytes) -> None:
-    start, end = next(_DIGEST.finditer(content)).span(1)  # the first is the header's
-    digest = hashlib.sha256(content[:start])
-    digest.update(ZEROS.encode())
-    digest.update(memoryview(content)[end:])
-    if digest.hexdigest().encode() != content[start:end]:
-        raise _Refused("damaged: its content does not match its own digest")
 
 
 def _not_finite(tensors: dict[str, Tensor]) -> str | None:
@@ -332,10 +310,9 @@ def state_shapes(config: Config, updates: int) -> dict[str, list[int]]:
     trained = empty_network(config, batch_norm=config.model.batch_norm)
     momentum = ("momentum_buffer",) if config.optimizer.momentum else ()
     keys = momentum if config.optimizer.name == "sgd" else ("step", "exp_avg", "exp_avg_sq")
-    shapes = {
-        f"optimizer.{name}.{key}": [] if key == "step" else list(parameter.shape)
-        for name, parameter in trained.named_parameters()
-        for key in (keys if updates else ())
-    }
     source = trained.state_dict() if config.model.batch_norm else {}
-    return shapes | {f"model.{name}": list(tensor.shape) for name, tensor in source.items()}
+    shapes = {f"model.{name}": list(tensor.shape) for name, tensor in source.items()}
+    for name, parameter in trained.named_parameters() if updates else ():
+        for key in keys:
+            shapes[f"optimizer.{name}.{key}"] = [] if key == "step" else list(parameter.shape)
+    return shapes
