@@ -7,24 +7,24 @@ A run directory holds `config.yaml` (complete; it can be trained from again), `e
 import logging
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter
 
+from mnist_mlp.config import Config
 from mnist_mlp.errors import CheckpointError, RunInUseError, UsageError
 from mnist_mlp.files import half_written
-
-if TYPE_CHECKING:
-    from mnist_mlp.steps.train import EpochResult
+from mnist_mlp.steps.results import EpochResult
 
 log = logging.getLogger(__name__)
 
 RUNS = Path("runs")
 """Where run directories are created and looked for, below the current folder."""
 _CHECKPOINT = re.compile(r"epoch-(\d{3,})(?:-update-(\d+))?\.safetensors")
+_ROW = TypeAdapter(EpochResult)
 
 
 def checkpoint_path(run_dir: Path, epoch: int, update: int | None = None) -> Path:
@@ -80,22 +80,22 @@ def newest_run(runs: Path = RUNS) -> Path:
     return newest.parent.parent
 
 
-def read_rows(run_dir: Path, epochs: int) -> list["EpochResult"]:
+def read_rows(run_dir: Path, epochs: int) -> list[EpochResult]:
     """The rows of metrics.jsonl up to an epoch, or to the first that is torn or out of order."""
-    from pydantic import TypeAdapter
-
-    from mnist_mlp.steps.train import EpochResult
-
-    adapter, rows = TypeAdapter(EpochResult), list[EpochResult]()
-    metrics = run_dir / "metrics.jsonl"
-    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
-    with suppress(ValueError):
-        for line in lines:
-            row = adapter.validate_json(line)
+    rows: list[EpochResult] = []
+    with suppress(FileNotFoundError, ValueError):
+        for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+            row = _ROW.validate_json(line)
             if row.epoch != len(rows) or row.epoch > epochs:
                 break
             rows.append(row)
     return rows
+
+
+def is_finished(config: Config, rows: Sequence[EpochResult]) -> bool:
+    """Whether the newest row is the last: of the last epoch, or for lack of patience."""
+    impatient = config.out_of_patience([row.validation_loss for row in rows])
+    return bool(rows) and (impatient or rows[-1].epoch == config.train.epochs)
 
 
 @contextmanager

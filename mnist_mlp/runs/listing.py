@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,24 +12,18 @@ from pydantic import BaseModel
 from mnist_mlp.config import Config, load_config
 from mnist_mlp.errors import UsageError
 from mnist_mlp.notebook_html import NotebookHtml
-from mnist_mlp.runs.directory import RUNS, find_run
+from mnist_mlp.runs.directory import RUNS, find_run, is_finished, read_rows
+from mnist_mlp.steps.results import EpochResult
 
 
-class _Scores(BaseModel):
+class RunSummary(BaseModel):
+    """A run in one row. Losses, accuracies and seconds are those of its last finished epoch."""
+
     train_loss: float | None = None
     validation_loss: float | None = None
     validation_accuracy: float | None = None
     test_accuracy: float | None = None
     seconds: float | None = None
-
-
-class _Row(_Scores):
-    epoch: int = 0
-
-
-class RunSummary(_Scores):
-    """A run in one row. Losses, accuracies and seconds are those of its last finished epoch."""
-
     path: Path
     config: Config
     dataset: str
@@ -94,22 +89,21 @@ def summarise(path: Path) -> RunSummary:
     if not (path / "config.yaml").is_file():
         raise UsageError(f"{path}: not a run directory; mnist-mlp runs lists those under {RUNS}/")
     config = load_config(path / "config.yaml", environment={})
-    metrics = path / "metrics.jsonl"
-    last, written, losses = _Row(), None, list[float | None]()
-    with suppress(OSError, ValueError):  # a last line may be torn
-        for line in metrics.read_text(encoding="utf-8").splitlines():
-            last = _Row.model_validate_json(line)
-            losses.append(last.validation_loss)
-            written = datetime.fromtimestamp(metrics.stat().st_mtime, UTC).replace(microsecond=0)
+    rows, written = list[EpochResult](), None
+    with suppress(OSError):
+        rows = read_rows(path, config.train.epochs)
+        changed = (path / "metrics.jsonl").stat().st_mtime
+        written = datetime.fromtimestamp(changed, UTC).replace(microsecond=0)
+    last = asdict(rows[-1]) if rows else {"epoch": 0}
     return RunSummary(
         path=path,
         config=config,
         dataset=config.data.dataset,
-        epochs=last.epoch,
+        epochs=last["epoch"],
         epochs_wanted=config.train.epochs,
-        finished=last.epoch == config.train.epochs or config.out_of_patience(losses),
+        finished=is_finished(config, rows),
         last_epoch=written,
-        **last.model_dump(exclude={"epoch"}),
+        **last,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from mnist_mlp.files import append, write_atomically
 from mnist_mlp.runs.checkpoint import Checkpoint, save_checkpoint, tensors_sha256, weights_sha256
-from mnist_mlp.runs.directory import checkpoint_path, list_checkpoints, whole_epochs
+from mnist_mlp.runs.directory import checkpoint_path, is_finished, list_checkpoints, whole_epochs
 from mnist_mlp.runs.environment import deciding, describe_environment
 from mnist_mlp.runs.learner import Learner
 from mnist_mlp.steps.data import Dataset, epoch_order
@@ -78,9 +78,7 @@ class Record:
     @property
     def ended(self) -> bool:
         """Whether the newest row is the last: of the last epoch, or for lack of patience."""
-        losses = [row.validation_loss for row in self.rows]
-        over = self.config.out_of_patience(losses)
-        return bool(self.rows) and (over or self.rows[-1].epoch == self.config.train.epochs)
+        return is_finished(self.config, self.rows)
 
     def _test_last(self) -> None:
         if self.ended and self.config.data.test and self.rows[-1].test_loss is None:

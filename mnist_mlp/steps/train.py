@@ -22,6 +22,7 @@ from mnist_mlp.steps.data import Dataset, Split, epoch_order, to_images
 from mnist_mlp.steps.evaluate import evaluate_model
 from mnist_mlp.steps.loss import cross_entropies
 from mnist_mlp.steps.model import fold_batch_norm
+from mnist_mlp.steps.results import EpochResult as EpochResult
 
 PROGRESS_S = 0.2
 """Seconds between two `Progress` reports. Each one waits for the device."""
@@ -53,28 +54,6 @@ class Progress:
     loss: float
     accuracy: float
     position: Position
-
-
-@dataclass(frozen=True)
-class EpochResult:
-    """The result of an epoch; a row of metrics.jsonl. Losses are mean cross-entropies in nats.
-
-    `train_loss` and `train_accuracy` are measured on each batch just before its update; in row 0,
-    the untrained network, on the whole training set. `learning_rate` is that of the last update
-    (in row 0: of the first). `seconds` counts from the first update, here or since resuming.
-    """
-
-    epoch: int
-    updates: int
-    examples_seen: int
-    learning_rate: float
-    train_loss: float
-    train_accuracy: float
-    validation_loss: float | None
-    validation_accuracy: float | None
-    test_loss: float | None
-    test_accuracy: float | None
-    seconds: float
 
 
 class Updater(Protocol):
