@@ -3,6 +3,8 @@
 A message is one or two lines: what is wrong, where, and what to do about it.
 """
 
+import signal
+
 FILE_SYSTEM_EXIT_CODE = 5
 """The exit code for an `OSError`, which already names its file and needs no class here."""
 
@@ -59,6 +61,6 @@ class LostProcessError(MnistMlpError, exit_code=9):
 class StoppedError(MnistMlpError):
     """A signal stopped a run; its checkpoint was saved if it had made any update."""
 
-    def __init__(self, message: str, signal_number: int) -> None:
-        super().__init__(message)
+    def __init__(self, signal_number: int, what_then: str) -> None:
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}{what_then}")
         self.exit_code = 128 + signal_number

@@ -13,6 +13,8 @@ from typing import NoReturn
 STOP_SIGNALS = [signal.Signals[n] for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
 """Ctrl-C, `kill`, and a closed terminal, of which Windows has no signal."""
 
+Stop = Callable[[], int | None]
+"""Gives the number of the signal that asks to stop, or None."""
 at_stop: list[Callable[[], object]] = []
 """Called before a signal ends the process at once."""
 
@@ -24,7 +26,7 @@ def install_handlers() -> None:
 
 
 @contextmanager
-def stop_requested() -> Iterator[Callable[[], int | None]]:
+def stop_requested() -> Iterator[Stop]:
     """Remember the first stop signal instead of ending; a second one ends the process at once.
 
     Yields a function that returns the number of the signal received, or None. Until its first

@@ -10,20 +10,20 @@ import re
 import signal
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from mnist_mlp.config import Config, load_config
 from mnist_mlp.errors import DivergedError, MnistMlpError, StoppedError, UsageError
-from mnist_mlp.runs.directory import RUNS, list_checkpoints, whole_epochs
+from mnist_mlp.runs.directory import RUNS, whole_epochs
 from mnist_mlp.runs.listing import RunSummary, summarise
-from mnist_mlp.signals import stop_requested
+from mnist_mlp.signals import Stop, stop_requested
 
-Stop = Callable[[], int | None]
+GO_ON = "; the same command goes on"
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,7 @@ class Trial:
 
     @property
     def finished(self) -> bool:
-        """Whether its last epoch is trained and saved.
-
-        Raises:
-            UsageError: The folder has a run of another config.
-        """
+        """Whether its last epoch is trained and saved; a UsageError for a run of another config."""
         summary = self.summary
         if summary and summary.config.flat() != self.config.flat():
             raise UsageError(f"{self.run_dir}: a run of another config; choose another --name")
@@ -58,10 +54,7 @@ def plan(source: str, overrides: Sequence[str], name: str | None = None) -> list
     """The combinations of all values of overrides such as `seed=0,1,2`, the last varying fastest.
 
     A comma inside brackets belongs to a value. The runs lie in `runs/<name>`, by default
-    `runs/<config's name>-sweep`.
-
-    Raises:
-        UsageError: Nothing is varied, or a config is not valid.
+    `runs/<config's name>-sweep`. A UsageError where nothing is varied, or a config is not valid.
     """
     keys = [override.partition("=")[0] for override in overrides]
     values = [re.split(r",(?![^\[\]]*\])", o.partition("=")[2]) for o in overrides]
@@ -83,8 +76,7 @@ def plan(source: str, overrides: Sequence[str], name: str | None = None) -> list
 def run_sweep(trials: Sequence[Trial], jobs: int, stop: Stop) -> Iterator[tuple[Trial, str]]:
     """Train what is not finished. Yields each trial with "finished", "diverged" or an error.
 
-    Raises:
-        StoppedError: A signal asked for it; what was being trained is saved.
+    A StoppedError where a signal asked for it; what was being trained is saved.
     """
     waiting = [trial for trial in trials if not trial.finished]
     yield from ((trial, "finished") for trial in trials if trial not in waiting)
@@ -93,39 +85,32 @@ def run_sweep(trials: Sequence[Trial], jobs: int, stop: Stop) -> Iterator[tuple[
             try:
                 yield trial, _train(trial, stop)
             except StoppedError as error:
-                raise _stopped(error.exit_code - 128) from None
+                raise StoppedError(error.exit_code - 128, GO_ON) from None
         return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mnist_mlp.runs.training", "sklearn.datasets"])
-    running: dict[int, tuple[Trial, Any, Any]] = {}
+    running: dict[Connection[Any, Any], tuple[Trial, Any]] = {}
     while waiting or running:
         while waiting and len(running) < jobs and not stop():
             receiver, sender = context.Pipe(duplex=False)
             process = context.Process(target=_work, args=(waiting[0], sender))
             process.start()
             sender.close()
-            running[process.sentinel] = (waiting.pop(0), process, receiver)
+            running[receiver] = (waiting.pop(0), process)
         ended = wait(list(running), timeout=0.2)
-        for sentinel in [sentinel for sentinel in running if sentinel in ended]:
-            trial, process, receiver = running.pop(sentinel)
-            yield trial, _received(receiver)
+        for receiver in [receiver for receiver in running if receiver in ended]:
+            trial, process = running.pop(receiver)
+            try:
+                how = str(receiver.recv())
+            except EOFError:  # killed, for lack of memory for example
+                how = "its process was lost"
+            process.join()
+            yield trial, how
         if number := stop():
-            for _, process, _ in running.values():
+            for _, process in running.values():
                 os.kill(process.pid, number)
                 process.join()
-            raise _stopped(number)
-
-
-def _stopped(number: int) -> StoppedError:
-    name = signal.Signals(number).name
-    return StoppedError(f"stopped by {name}; the same command goes on", number)
-
-
-def _received(receiver: Any) -> str:
-    try:
-        return str(receiver.recv())
-    except EOFError:  # killed, for lack of memory for example
-        return "its process was lost"
+            raise StoppedError(number, GO_ON)
 
 
 def _train(trial: Trial, stop: Stop) -> str:
@@ -170,7 +155,7 @@ def groups(trials: Sequence[Trial]) -> list[dict[str, Any]]:
         rows.setdefault(tuple(values.items()), []).append(trial)
     found = []
     for varied, members in rows.items():
-        summaries = [m.summary for m in members if list_checkpoints(m.run_dir) and m.finished]
+        summaries = [member.summary for member in members if member.finished]
         row: dict[str, Any] = dict(varied) | {"finished": len(summaries), "of": len(members)}
         for split in ("validation", "test"):
             known = [a for s in summaries if (a := getattr(s, f"{split}_accuracy")) is not None]

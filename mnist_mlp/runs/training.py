@@ -1,9 +1,8 @@
 """A run, from a config to its result: `run_events` tells it as it happens."""
 
-import signal
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from mnist_mlp.runs.environment import cpu_threads, load_config_dataset, resolve
 from mnist_mlp.runs.learner import assemble, weights_to_begin_with
 from mnist_mlp.runs.record import Record
 from mnist_mlp.runs.resume import refuse_lost_weights, resume_run
+from mnist_mlp.signals import Stop
 from mnist_mlp.steps.data import Dataset, Split
 from mnist_mlp.steps.train import EpochResult, Position, Progress, train
 from mnist_mlp.updates import collectives
@@ -83,7 +83,6 @@ class RunWarning:
 
 
 RunEvent = RunStart | Progress | EpochResult | RunWarning | RunResult
-Stop = Callable[[], int | None]
 
 
 def run_events(
@@ -260,9 +259,6 @@ def _result(record: Record, dataset: str, seconds: float) -> RunResult:
     )
 
 
-def _stopped(signal_number: int, update: int, run_dir: Path | None) -> StoppedError:
-    name = signal.Signals(signal_number).name
-    message = f"stopped by {name} after update {update}"
-    if update and run_dir:
-        message += f", and saved; go on with: mnist-mlp train --resume {run_dir}"
-    return StoppedError(message, signal_number)
+def _stopped(number: int, update: int, run_dir: Path | None) -> StoppedError:
+    go_on = f", and saved; go on with: mnist-mlp train --resume {run_dir}"
+    return StoppedError(number, f" after update {update}{go_on if update and run_dir else ''}")
