@@ -24,8 +24,7 @@ from mnist_mlp.runs.checkpoint import (
 from mnist_mlp.runs.directory import list_checkpoints, open_directory, refuse_unusable
 from mnist_mlp.runs.environment import cpu_threads, load_config_dataset, resolve_device, threads_of
 from mnist_mlp.runs.learner import assemble, weights_to_begin_with
-from mnist_mlp.runs.record import Record
-from mnist_mlp.runs.resume import refuse_lost_weights, resume_run
+from mnist_mlp.runs.record import Record, refuse_lost_weights, resume_run
 from mnist_mlp.signals import Stop
 from mnist_mlp.steps.data import Dataset, Split
 from mnist_mlp.steps.train import EpochResult, Position, Progress, train
@@ -97,7 +96,7 @@ def run_events(
     """Train, as a stream of events: a `RunStart`, what `train` yields, a `RunResult`.
 
     To resume a run means to go on from its newest whole checkpoint, or from the start if there is
-    none; its config may change in the keys in `resume.RESUMABLE`. A dry run does everything on two
+    none; its config may change in the keys in `record.RESUMABLE`. A dry run does everything on two
     batches, in a folder that is removed again. `init_from` is a run or checkpoint, with whose
     weights a new run's network begins. `stop` is called between updates, a few times a second; when
     it returns the number of a signal, the run saves and ends.
@@ -138,7 +137,7 @@ def run_events(
                 resumed_at=checkpoint.update if checkpoint else None,
             )
             try:
-                yield from _train(record, data, position, seconds, stop)
+                yield from _train(record, position, seconds, stop)
             except DivergedError as error:
                 good = list_checkpoints(record.reported) if record.reported else []
                 saved = f"the last good checkpoint is {good[-1]}" if good else "nothing was saved"
@@ -146,23 +145,22 @@ def run_events(
 
 
 def _train(
-    record: Record, data: Dataset, start_at: Position | None, before: float, stop: Stop
+    record: Record, start_at: Position | None, before: float, stop: Stop
 ) -> Generator[RunEvent, None, None]:
     """Train and record what happens. `before`: seconds of training before `start_at`."""
-    config, device = record.config, data.train.labels.device
+    config, device = record.config, record.data.train.labels.device
     started = saved = time.monotonic()
-    if collectives.largest_of_processes(record.ended, device):  # nothing is left to do
-        yield _result(record, data.name, before)
-        return
-    for event in train(
+    events = train(
         record.learner.updater,
-        data,
+        record.data,
         epochs=config.train.epochs,
         learning_rates=record.learner.learning_rates,
         seed=config.seed,
         test_each_epoch=config.train.test_each_epoch if config.data.test else None,
         resume=start_at,
-    ):
+    )
+    nothing_left = collectives.largest_of_processes(record.ended, device)
+    for event in () if nothing_left else events:
         stopped = collectives.largest_of_processes(stop() or 0, device)
         seconds = before + time.monotonic() - started
         if isinstance(event, Progress):
@@ -177,25 +175,25 @@ def _train(
             record.save(seconds)
             saved = time.monotonic()
         yield row
-        yield from _advise(record, data)
+        yield from _advise(record)
         if not row.epoch:
             started = time.monotonic()
         if ended:
             break
         if stopped:
             raise _stopped(stopped, row.updates, record.reported)
-    yield _result(record, data.name, before + saved - started)
+    yield _result(record, before + saved - started)
 
 
-def _advise(record: Record, data: Dataset) -> Iterator[RunWarning]:
+def _advise(record: Record) -> Iterator[RunWarning]:
     """Warn before the first update, and after an epoch, once each, that it will not learn."""
     if record.rows[-1].epoch == 0:
         warning = advise_before(record.config)
     elif record.advised or not record.directory:
         return
     else:
-        network = record.learner.updater.network()
-        warning = advise_after(record.config, record.rows, network, data.train.pixels)
+        network, pixels = record.learner.updater.network(), record.data.train.pixels
+        warning = advise_after(record.config, record.rows, network, pixels)
         record.advised = bool(warning)
     if warning:
         record.warnings.append(warning)
@@ -235,14 +233,14 @@ def _checkpoint_of_rank_0(run_dir: Path | None, device: torch.device) -> Checkpo
         return load_checkpoint(path)
 
 
-def _result(record: Record, dataset: str, seconds: float) -> RunResult:
+def _result(record: Record, seconds: float) -> RunResult:
     untrained, final = record.rows[0], record.rows[-1]
     network = record.learner.updater.network()
     for parameter in network.parameters():  # no views of larger tensors any more
         parameter.data = parameter.detach().clone(memory_format=torch.contiguous_format)
     return RunResult(
         run_dir=record.reported,
-        dataset=dataset,
+        dataset=record.data.name,
         epochs=final.epoch,
         updates=final.updates,
         examples_seen=final.examples_seen,
