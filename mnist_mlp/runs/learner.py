@@ -87,9 +87,8 @@ def assemble(config: Config, data: Dataset, weights: Mapping[str, Tensor] | None
             model.state_dict()[name].copy_(tensor)
         return model.to(device)
 
-    model = new_model()
-    kind, problem = updater_kind(config, device.type), None
-    made: Made | None = None
+    model, made, problem = new_model(), None, None
+    kind = updater_kind(config, device.type)
     if kind == "compiled":
         try:
             made = _compiled_updater(config, model, data)
@@ -132,10 +131,10 @@ def updater_kind(config: Config, device: str) -> UpdaterKind:
         return "graphed"
     short = examples < min(SHORT_EXAMPLES, SHORT_UPDATES * size)
     wide = size >= WIDE_BATCH and sum(map(math.prod, pairwise(sizes))) > WIDE_WEIGHTS
-    wide = wide or max(sizes) > MAX_WIDTH
     stack = config.model.activation == "relu" or len(sizes) == 2
-    compiled = config.train.backward == "auto" and stack and not (short or wide)
-    return "compiled" if compiled else "torch"
+    if short or wide or max(sizes) > MAX_WIDTH or not stack or config.train.backward != "auto":
+        return "torch"
+    return "compiled"
 
 
 def _compiled_updater(config: Config, model: nn.Sequential, data: Dataset) -> Made:

@@ -49,11 +49,7 @@ def list_runs(folder: Path = RUNS) -> Runs:
 
 
 def find_runs(targets: Sequence[Path]) -> Runs:
-    """The runs that people name: run directories, names of runs, and folders of runs.
-
-    Raises:
-        UsageError: One of them is none of these.
-    """
+    """The runs that people name: run directories, names, folders of runs; else a UsageError."""
     found: list[RunSummary] = []
     for target in map(find_run, targets):
         inside = () if (target / "config.yaml").exists() else list_runs(target)
@@ -64,8 +60,7 @@ def find_runs(targets: Sequence[Path]) -> Runs:
 def sort_runs(runs: Runs, key: str) -> Runs:
     """Sort by a result (accuracies fall, the rest rises) or by a config key or its last part.
 
-    Raises:
-        UsageError: There is no such column.
+    A UsageError where there is no such column.
     """
     results = {"validation": "validation_accuracy", "test": "test_accuracy"}
     columns = ("epochs", "seconds", "train_loss", "validation_loss")
@@ -76,9 +71,8 @@ def sort_runs(runs: Runs, key: str) -> Runs:
         raise UsageError(f"--sort {key}: no such column; {known}, or a key of the config")
 
     def value(run: RunSummary) -> tuple[bool, Any]:
-        found = getattr(run, results.get(key, key)) if not keys else run.config.flat()[keys[0]]
-        number = found if isinstance(found, int | float) else 0
-        return found is None, -number if key in results else found if keys else number
+        found = getattr(run, results.get(key, key)) if own else run.config.flat()[keys[0]]
+        return found is None, -found if found and key in results else found
 
     return Runs(sorted(runs, key=value))
 

@@ -1,6 +1,5 @@
 """A run, from a config to its result: `run_events` tells it as it happens."""
 
-import tempfile
 import time
 from collections.abc import Generator, Iterator
 from contextlib import nullcontext
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 
 from mnist_mlp.config import Config
-from mnist_mlp.errors import DivergedError, StoppedError, UsageError
+from mnist_mlp.errors import CheckpointError, DivergedError, StoppedError, UsageError
 from mnist_mlp.notebook_html import NotebookHtml
 from mnist_mlp.runs.advice import advise_after, advise_before
 from mnist_mlp.runs.checkpoint import (
@@ -119,7 +118,9 @@ def run_events(
         with opened if leads else nullcontext() as directory:
             if directory and not dry_run:
                 collectives.remember_run_directory(str(directory))
-            checkpoint = _checkpoint_of_rank_0(directory if resume else None, device)
+            checkpoint = None
+            if resume and run_dir and not dry_run:
+                checkpoint = _checkpoint_to_resume(Path(run_dir), device)
             if directory and resume and not (checkpoint or initial):
                 refuse_lost_weights(directory)
             learner = assemble(config, data, None if checkpoint else weights)
@@ -217,20 +218,13 @@ def _shortened(config: Config, data: Dataset) -> tuple[Config, Dataset]:
     return config.model_copy(update={"train": train_config}), data._replace(train=head)
 
 
-def _checkpoint_of_rank_0(run_dir: Path | None, device: torch.device) -> Checkpoint | None:
-    """The newest checkpoint of a run to resume, as rank 0 reads it, in every process."""
-    checkpoint = newest_good_checkpoint(run_dir) if run_dir else None
-    if processes() == 1:
-        return checkpoint
-    content = collectives.bytes_of_rank_0(
-        checkpoint.path.read_bytes() if checkpoint else b"", device
-    )
-    if rank() == 0 or not content:
-        return checkpoint
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch, "rank-0.safetensors")
-        path.write_bytes(content)
-        return load_checkpoint(path)
+def _checkpoint_to_resume(run_dir: Path, device: torch.device) -> Checkpoint | None:
+    """The newest whole checkpoint of a run, if it has any. Every process reads it."""
+    checkpoint = newest_good_checkpoint(run_dir)
+    update = checkpoint.update if checkpoint else 0
+    if collectives.largest_of_processes(update, device) != update:
+        raise CheckpointError(f"{run_dir}: not the same for all processes; they must share it")
+    return checkpoint
 
 
 def _result(record: Record, seconds: float) -> RunResult:

@@ -66,16 +66,6 @@ def wait_for_processes(device: torch.device) -> None:
     largest_of_processes(0, device)
 
 
-def bytes_of_rank_0(content: bytes, device: torch.device) -> bytes:
-    """The content that rank 0 passes, in every process; the others pass nothing."""
-    size = largest_of_processes(len(content), device)
-    received = torch.zeros(size, dtype=torch.uint8, device=device)
-    if content:
-        received.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
-    sum_over_processes(received)
-    return received.cpu().numpy().tobytes()
-
-
 def remember_run_directory(path: str) -> None:
     """Tell torchrun's agent the run directory, for when it restarts the processes."""
     if store := _agent_store():
