@@ -25,26 +25,20 @@ ADAM_RATE = 0.1
 """From this learning rate on, Adam and AdamW end in dead neurons, but for batch normalisation."""
 
 
-def advise_before(config: Config) -> str | None:
-    """A warning of settings that do not work together."""
-    how = config.optimizer
-    if how.name == "sgd" or how.learning_rate < ADAM_RATE or config.model.batch_norm:
-        return None
-    return (
-        f"optimizer.learning_rate={how.learning_rate:g} is large for {how.name}, "
-        "for which 0.0001 to 0.01 is usual"
-    )
-
-
-def advise_after(
+def advise(
     config: Config, rows: Sequence[EpochResult], model: nn.Sequential, pixels: Tensor
 ) -> str | None:
     """A warning after the newest of a run's rows, about the model on training pixels (N, 784).
 
-    Either the loss is no better than guessing, and will not be by the last epoch at its pace; or it
-    is over half of that, and for two epochs has been above its lowest.
+    Before the first update, settings do not work together. Later, either the loss is no better than
+    guessing, and will not be by the last epoch at its pace; or it is over half of that, and for two
+    epochs has been above its lowest.
     """
-    losses, epoch = [row.train_loss for row in rows], rows[-1].epoch
+    losses, epoch, how = [row.train_loss for row in rows], rows[-1].epoch, config.optimizer
+    adam_is_fast = how.name != "sgd" and how.learning_rate >= ADAM_RATE
+    if epoch == 0 and adam_is_fast and not config.model.batch_norm:
+        rate = f"optimizer.learning_rate={how.learning_rate:g}"
+        return f"{rate} is large for {how.name}, for which 0.0001 to 0.01 is usual"
     if epoch < 2 or len(rows) <= epoch:  # resumed without earlier rows
         return None
     loss, pace = losses[-1], min(losses[0], losses[-2]) - losses[-1]

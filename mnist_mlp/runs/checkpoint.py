@@ -126,11 +126,8 @@ def load_checkpoint(path: str | Path, *, best: bool = False) -> Checkpoint:
 
     With `best`, read the best one by validation instead, the earliest of equals. A damaged
     checkpoint of a run directory is passed over with a warning. The path may also be the name of a
-    run under runs/, or a file from `export --format safetensors`.
-
-    Raises:
-        CheckpointError: There is none, or the file is not a whole checkpoint.
-        UsageError: The best of a single file was asked for.
+    run under runs/, or a file from `export --format safetensors`. A CheckpointError where there is
+    none, or none that is whole; a UsageError where the best of a single file was asked for.
     """
     path = find_run(Path(path))
     if path.is_file():
@@ -268,14 +265,12 @@ def _check_header(head: bytes, file_size: int) -> tuple[_Metadata, bytes]:
 def _values_of_export(texts: dict[str, str]) -> dict[str, Any]:
     """The metadata of a checkpoint that has nothing but an exported network."""
     model = {"layer_sizes": json.loads(texts["layer_sizes"]), "activation": texts["activation"]}
-    empty: dict[str, Any] = {
-        name: {} for name in ("metrics", "environment", "data_hashes", "progress")
-    }
-    return empty | {
+    return {
         "config": {"data": {"dataset": texts["dataset"], "validation": 0}, "model": model},
         "epoch": json.loads(texts["epoch"]),
         "update": json.loads(texts["update"]),
         "order_hash": "",
+        **{name: {} for name in ("metrics", "environment", "data_hashes", "progress")},
     }
 
 

@@ -13,7 +13,8 @@ import torch
 
 from mnist_mlp.config import DATA_ROOT_VARIABLE, Config
 from mnist_mlp.errors import DeviceError
-from mnist_mlp.runs.learner import updater_kind
+from mnist_mlp.runs.checkpoint import Checkpoint, weights_sha256
+from mnist_mlp.runs.learner import Learner, updater_kind
 from mnist_mlp.steps.data import Dataset, load_dataset
 from mnist_mlp.updates.ranks import local_processes, local_rank, processes
 
@@ -75,11 +76,13 @@ def cpu_threads(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def describe_environment(seed: int, device: torch.device) -> dict[str, Any]:
-    """What a run's numbers depend on besides its config."""
+def describe_environment(
+    learner: Learner, device: torch.device, initial: Checkpoint | None
+) -> dict[str, Any]:
+    """What a run's numbers depend on besides its config; it begins with `initial`'s weights."""
     packages = ("mnist-mlp", "torchvision", "numpy", "numba", "scikit-learn", "safetensors")
     cuda = device.type == "cuda"
-    return {
+    environment = {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": {
@@ -93,9 +96,18 @@ def describe_environment(seed: int, device: torch.device) -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "processes": processes(),
-        "seed": seed,
+        "seed": learner.config.seed,
         "git_commit": _git_commit(),
+        "backward": learner.backward,
+        "compiler_problem": learner.compiler_problem,
+        "init_from": initial
+        and {
+            "run": initial.run_name,
+            "checkpoint": initial.path.name,
+            "weights_sha256": weights_sha256(initial.model),
+        },
     }
+    return environment | {"same_bits_with": deciding(environment)}
 
 
 def deciding(environment: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 
 from mnist_mlp.errors import CheckpointError, DataError, UsageError
 from mnist_mlp.files import append, write_atomically
-from mnist_mlp.runs.checkpoint import Checkpoint, save_checkpoint, tensors_sha256, weights_sha256
+from mnist_mlp.runs.checkpoint import Checkpoint, save_checkpoint, tensors_sha256
 from mnist_mlp.runs.directory import (
     checkpoint_path,
     is_finished,
@@ -59,17 +59,7 @@ class Record:
         self.batches = math.ceil(self.examples / self.config.train.batch_size)  # in an epoch
         self.parameters = sum(layer.parameters for layer in count_parameters(learner.model))
         self.data_hashes = {name: tensors_sha256(*split) for name, split in data.splits().items()}
-        begun_with = initial and {
-            "run": initial.run_name,
-            "checkpoint": initial.path.name,
-            "weights_sha256": weights_sha256(initial.model),
-        }
-        self.environment = describe_environment(self.config.seed, data.train.labels.device) | {
-            "backward": learner.backward,
-            "compiler_problem": learner.compiler_problem,
-            "init_from": begun_with,
-        }
-        self.environment["same_bits_with"] = deciding(self.environment)
+        self.environment = describe_environment(learner, data.train.labels.device, initial)
         self.rows: list[EpochResult] = []
         self.warnings: list[str] = []
         self.advised = False  # after an epoch

@@ -13,7 +13,7 @@ from torch import nn
 from mnist_mlp.config import Config
 from mnist_mlp.errors import CheckpointError, DivergedError, StoppedError, UsageError
 from mnist_mlp.notebook_html import NotebookHtml
-from mnist_mlp.runs.advice import advise_after, advise_before
+from mnist_mlp.runs.advice import advise
 from mnist_mlp.runs.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -188,15 +188,11 @@ def _train(
 
 def _advise(record: Record) -> Iterator[RunWarning]:
     """Warn before the first update, and after an epoch, once each, that it will not learn."""
-    if record.rows[-1].epoch == 0:
-        warning = advise_before(record.config)
-    elif record.advised or not record.directory:
+    if record.advised or not record.directory:
         return
-    else:
-        network, pixels = record.learner.updater.network(), record.data.train.pixels
-        warning = advise_after(record.config, record.rows, network, pixels)
-        record.advised = bool(warning)
-    if warning:
+    network, pixels = record.learner.updater.network(), record.data.train.pixels
+    if warning := advise(record.config, record.rows, network, pixels):
+        record.advised = record.rows[-1].epoch > 0
         record.warnings.append(warning)
         yield RunWarning(warning)
 
