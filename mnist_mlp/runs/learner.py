@@ -142,26 +142,19 @@ def _compiled_updater(config: Config, model: nn.Sequential, data: Dataset) -> Ma
     from mnist_mlp.updates.loop import OptimizerSettings
 
     how = config.optimizer
-    updater = CompiledUpdater(
-        model,
-        OptimizerSettings(
-            adaptive=how.name != "sgd",
-            decoupled=how.name == "adamw",
-            **how.model_dump(include={"momentum", "nesterov", "weight_decay"}),
-        ),
-        data.train,
-        config.train.batch_size,
-        deformation=_deformation(config),
-        seed=config.seed,
+    settings = OptimizerSettings(
+        adaptive=how.name != "sgd",
+        decoupled=how.name == "adamw",
+        **how.model_dump(include={"momentum", "nesterov", "weight_decay"}),
     )
+    size, deformation, seed = config.train.batch_size, _deformation(config), config.seed
+    updater = CompiledUpdater(model, settings, data.train, size, deformation=deformation, seed=seed)
     return updater, updater.state, "compiled"
 
 
 def _torch_updater(kind: UpdaterKind, config: Config, model: nn.Sequential, data: Dataset) -> Made:
     optimizer = build_optimizer(
-        model.parameters(),
-        **config.optimizer.model_dump(),
-        graphed=kind == "graphed",
+        model.parameters(), **config.optimizer.model_dump(), graphed=kind == "graphed"
     )
     by_hand = config.train.backward != "autograd" and config.model.is_linear_relu_stack
     gradients = chain_rule(model) if by_hand else autograd(model)

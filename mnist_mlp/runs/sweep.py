@@ -56,18 +56,18 @@ def plan(source: str, overrides: Sequence[str], name: str | None = None) -> list
     A comma inside brackets belongs to a value. The runs lie in `runs/<name>`, by default
     `runs/<config's name>-sweep`. A UsageError where nothing is varied, or a config is not valid.
     """
-    keys = [override.partition("=")[0] for override in overrides]
-    values = [re.split(r",(?![^\[\]]*\])", o.partition("=")[2]) for o in overrides]
-    varied = [key for key, each in zip(keys, values, strict=True) if len(each) > 1]
+    parts = (override.partition("=") for override in overrides)
+    options = {key: re.split(r",(?![^\[\]]*\])", values) for key, _, values in parts}
+    varied = [key for key, values in options.items() if len(values) > 1]
     if not varied:
         raise UsageError("nothing to vary: give a key several values, such as seed=0,1,2")
     last = [key.rpartition(".")[2] for key in varied]
+    short = {n if last.count(n) == 1 else key: key for n, key in zip(last, varied, strict=True)}
     trials = []
-    for combination in product(*values):
-        chosen = dict(zip(keys, combination, strict=True))
+    for combination in product(*options.values()):
+        chosen = dict(zip(options, combination, strict=True))
         config = load_config(source, [f"{key}={value}" for key, value in chosen.items()])
-        short = {n if last.count(n) == 1 else key: key for n, key in zip(last, varied, strict=True)}
-        folder = ",".join(f"{name}={chosen[key]}" for name, key in short.items())
+        folder = ",".join(f"{n}={chosen[key]}" for n, key in short.items())
         run_dir = RUNS / (name or f"{config.name}-sweep") / re.sub(r"[^\w.,=+-]+", "-", folder)
         trials.append(Trial({key: chosen[key] for key in varied}, config, run_dir))
     return trials
