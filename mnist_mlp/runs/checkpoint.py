@@ -141,14 +141,14 @@ def load_checkpoint(path: str | Path, *, best: bool = False) -> Checkpoint:
         chosen = max(rated, key=_score, default=None)
         lacking = "no whole checkpoint with a validation accuracy; train with data.validation"
     else:
-        chosen = newest_good_checkpoint(path)
+        chosen = newest_checkpoint(path)
         lacking = "no checkpoint in this folder; give a run directory that has one"
     if not chosen:
         raise CheckpointError(f"{path}: {lacking}")
     return chosen
 
 
-def newest_good_checkpoint(run_dir: Path) -> Checkpoint | None:
+def newest_checkpoint(run_dir: Path) -> Checkpoint | None:
     """The newest whole checkpoint of a run, or None; a CheckpointError if all are damaged."""
     paths = list_checkpoints(run_dir)
     newest = next(_readable(reversed(paths)), None)

@@ -61,19 +61,19 @@ def is_network(path: Path) -> bool:
     return (path / "environment.json").is_file() or (path / "checkpoints").is_dir()
 
 
-def newest_run(runs: Path = RUNS) -> Path:
+def newest_run() -> Path:
     """The run directory with the youngest checkpoint; a CheckpointError where no run has any.
 
     Warns of a later run that has none.
     """
-    checkpoints = [c for run in runs.glob("[!.]*/") for c in list_checkpoints(run)[-1:]]
+    checkpoints = [c for run in RUNS.glob("[!.]*/") for c in list_checkpoints(run)[-1:]]
     if not checkpoints:
         raise CheckpointError(
-            f"{runs}/: no run with a checkpoint here; "
+            f"{RUNS}/: no run with a checkpoint here; "
             "train first (mnist-mlp train --config digits) or name a run directory"
         )
     newest = max(checkpoints, key=lambda path: path.stat().st_mtime_ns)
-    for begun in runs.glob("[!.]*/environment.json"):
+    for begun in RUNS.glob("[!.]*/environment.json"):
         later = begun.stat().st_mtime_ns > newest.stat().st_mtime_ns
         if later and not list_checkpoints(begun.parent):
             log.warning("%s saved no checkpoint; using %s", begun.parent, newest.parent.parent)
@@ -86,7 +86,8 @@ def read_rows(run_dir: Path, epochs: int) -> list[EpochResult]:
     with suppress(FileNotFoundError, ValueError):
         for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
             row = _ROW.validate_json(line)
-            if row.epoch != len(rows) or row.epoch > epochs:
+            in_order = row.epoch > rows[-1].epoch if rows else row.epoch == 0
+            if not in_order or row.epoch > epochs:
                 break
             rows.append(row)
     return rows

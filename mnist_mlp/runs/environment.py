@@ -82,6 +82,11 @@ def describe_environment(
     """What a run's numbers depend on besides its config; it begins with `initial`'s weights."""
     packages = ("mnist-mlp", "torchvision", "numpy", "numba", "scikit-learn", "safetensors")
     cuda = device.type == "cuda"
+    begun_with = initial and {
+        "run": initial.run_name,
+        "checkpoint": initial.path.name,
+        "weights_sha256": weights_sha256(initial.model),
+    }
     environment = {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -100,12 +105,7 @@ def describe_environment(
         "git_commit": _git_commit(),
         "backward": learner.backward,
         "compiler_problem": learner.compiler_problem,
-        "init_from": initial
-        and {
-            "run": initial.run_name,
-            "checkpoint": initial.path.name,
-            "weights_sha256": weights_sha256(initial.model),
-        },
+        "init_from": begun_with,
     }
     return environment | {"same_bits_with": deciding(environment)}
 

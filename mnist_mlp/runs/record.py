@@ -91,10 +91,9 @@ class Record:
 
     def _test_last(self) -> None:
         if self.ended and self.config.data.test and self.rows[-1].test_loss is None:
-            tested = evaluate_model(self.learner.updater.network(), *self.data.test)
-            self.rows[-1] = replace(
-                self.rows[-1], test_loss=tested.loss, test_accuracy=tested.accuracy
-            )
+            row, network = self.rows[-1], self.learner.updater.network()
+            tested = evaluate_model(network, *self.data.test)
+            self.rows[-1] = replace(row, test_loss=tested.loss, test_accuracy=tested.accuracy)
 
     def save_is_due(self) -> bool:
         """Whether to save after the newest row's epoch: due, the last, or the best so far.

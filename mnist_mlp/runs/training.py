@@ -14,12 +14,7 @@ from mnist_mlp.config import Config
 from mnist_mlp.errors import CheckpointError, DivergedError, StoppedError, UsageError
 from mnist_mlp.notebook_html import NotebookHtml
 from mnist_mlp.runs.advice import advise
-from mnist_mlp.runs.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-    newest_good_checkpoint,
-    weights_sha256,
-)
+from mnist_mlp.runs.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, weights_sha256
 from mnist_mlp.runs.directory import list_checkpoints, open_directory, refuse_unusable
 from mnist_mlp.runs.environment import cpu_threads, load_config_dataset, resolve_device, threads_of
 from mnist_mlp.runs.learner import assemble, weights_to_begin_with
@@ -216,7 +211,7 @@ def _shortened(config: Config, data: Dataset) -> tuple[Config, Dataset]:
 
 def _checkpoint_to_resume(run_dir: Path, device: torch.device) -> Checkpoint | None:
     """The newest whole checkpoint of a run, if it has any. Every process reads it."""
-    checkpoint = newest_good_checkpoint(run_dir)
+    checkpoint = newest_checkpoint(run_dir)
     update = checkpoint.update if checkpoint else 0
     if collectives.largest_of_processes(update, device) != update:
         raise CheckpointError(f"{run_dir}: not the same for all processes; they must share it")

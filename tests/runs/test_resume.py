@@ -26,6 +26,7 @@ from mnist_mlp.runs import training as run_module
 from mnist_mlp.runs.checkpoint import load_checkpoint, weights_sha256
 from mnist_mlp.runs.directory import list_checkpoints
 from mnist_mlp.runs.environment import load_config_dataset
+from mnist_mlp.runs.listing import summarise
 from mnist_mlp.runs.training import RunResult, run_events
 from mnist_mlp.steps import train
 from mnist_mlp.steps.data import Dataset, Split, epoch_order
@@ -325,6 +326,7 @@ def test_rows_before_a_torn_one_are_kept_and_the_first_is_needed() -> None:
     path.write_text("\n".join([*lines[:2], lines[2][:20], lines[3]]))
     result = resumed(digits("train.epochs=4"), "run")
     assert [row["epoch"] for row in rows(Path("run"))] == [0, 1, 3, 4]
+    assert (summarise(Path("run")).epochs, summarise(Path("run")).finished) == (4, True)
     assert result.initial_loss == json.loads(lines[0])["train_loss"]
     path.unlink()
     with pytest.raises(CheckpointError, match=r"metrics\.jsonl: its row of the untrained"):
