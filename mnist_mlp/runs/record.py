@@ -181,9 +181,17 @@ def resume_run(checkpoint: Checkpoint, record: Record) -> tuple[Position, float]
         losses, correct = losses.to(record.data.test.labels.device), checkpoint.progress["correct"]
         position = Position(checkpoint.epoch + 1, losses, int(correct))
         seconds = checkpoint.progress["seconds"]
-        rows = _rows(checkpoint, record)
+        newest = EpochResult(**checkpoint.metrics)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{checkpoint.path}: cannot be resumed from: {error}") from None
+    rows = read_rows(record.directory, checkpoint.epoch) if record.directory else [newest]
+    if not rows:
+        raise CheckpointError(
+            f"{record.directory}/metrics.jsonl: its row of the untrained network is lost; "
+            "put the file back, or train again"
+        )
+    if rows[-1].epoch < checkpoint.epoch:
+        rows.append(newest)
     for newer in reversed(list_checkpoints(record.directory) if record.directory else []):
         if newer == checkpoint.path:
             break
@@ -209,18 +217,6 @@ def _refuse_changes(checkpoint: Checkpoint, record: Record) -> None:
             )
     if now.train.epochs < (epochs_begun := math.ceil(checkpoint.update / record.batches)):
         raise UsageError(f"train.epochs: {now.train.epochs}, but {epochs_begun} are done or begun")
-
-
-def _rows(checkpoint: Checkpoint, record: Record) -> list[EpochResult]:
-    """The metrics up to the checkpoint."""
-    newest = EpochResult(**checkpoint.metrics)
-    rows = read_rows(record.directory, checkpoint.epoch) if record.directory else [newest]
-    if not rows:
-        raise CheckpointError(
-            f"{record.directory}/metrics.jsonl: its row of the untrained network is lost; "
-            "put the file back, or train again"
-        )
-    return rows if rows[-1].epoch == checkpoint.epoch else [*rows, newest]
 
 
 def refuse_lost_weights(run_dir: Path) -> None:
