@@ -13,6 +13,7 @@ from scipy import ndimage
 from mnist_mlp.errors import ImageError
 
 Grey = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 Invert = Literal["auto", "yes", "no"]
 """yes: dark ink on light paper; no: light ink on dark paper; auto: detect which."""
 
@@ -51,7 +52,7 @@ class Found:
 
     ink: Grey  # (H, W): 0 for paper to 1 for full ink
     score: float  # the higher, the more the ink looks like the thing that was meant
-    left_out: list[str]  # what else is there
+    left_out: list[str]  # what else is in the picture
     refusal: str | None  # why it does not look like one digit
     steps: dict[str, Grey]  # what each step made of the picture, (H, W) from 0 to 1
 
@@ -185,9 +186,7 @@ def _pieces(strength: Grey, threshold: float) -> Pieces:
     return Pieces(labels, ink, level, np.maximum(bottom - top, right - left), sides, score)
 
 
-def _choose(
-    pieces: Pieces,
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_], list[str], str | None]:
+def _choose(pieces: Pieces) -> tuple[Mask, Mask, list[str], str | None]:
     """Decide which pieces are the digit and which neighbours at the border, (pieces,) each.
 
     Say what is left out, and why none is a digit.
@@ -214,7 +213,7 @@ def _choose(
     return kept, border, left_out, refusal
 
 
-def _clutter(strength: Grey, chosen: NDArray[np.bool_], border: NDArray[np.bool_]) -> float:
+def _clutter(strength: Grey, chosen: Mask, border: Mask) -> float:
     """The mean strength of all else in a box around what is chosen."""
     rows, columns = np.flatnonzero(chosen.any(axis=1)), np.flatnonzero(chosen.any(axis=0))
     size = max(np.ptp(rows), np.ptp(columns)) + 1

@@ -18,7 +18,7 @@ from mnist_mlp.errors import ImageError
 from mnist_mlp.files import write_atomically
 from mnist_mlp.notebook_html import NotebookHtml
 from mnist_mlp.pictures.ink import Invert
-from mnist_mlp.pictures.preprocess import Pixels, examine
+from mnist_mlp.pictures.preprocess import Pixels, prepare
 from mnist_mlp.pictures.read import SUFFIXES, read_grey
 from mnist_mlp.steps.data import to_images
 from mnist_mlp.steps.loss import softmax
@@ -70,21 +70,21 @@ def predict_file(
     """
     path = Path(path)
     try:
-        prepared = examine(read_grey(path), invert)
+        pixels, found = prepare(read_grey(path), invert)
         if steps:
-            for number, (name, picture) in enumerate(prepared.steps.items(), 1):
+            for number, (name, picture) in enumerate(found.steps.items(), 1):
                 grey = np.rint(255 * np.clip(picture, 0, 1)).astype(np.uint8)
                 save_picture(grey, steps, f"{path.stem}-{number}-{name}")
-        if prepared.refusal:
-            raise ImageError(prepared.refusal)
+        if found.refusal:
+            raise ImageError(found.refusal)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from None
-    images = to_images(torch.from_numpy(variants(prepared.pixels)).flatten(1))  # (N, 784)
+    images = to_images(torch.from_numpy(variants(pixels)).flatten(1))  # (N, 784)
     with torch.no_grad():
         probabilities = softmax(model(images))  # (N, 10)
     digit = probabilities[0].argmax()
     sure = bool(probabilities[:, digit].mean() > SURE)
-    return Prediction(path, prepared.pixels, probabilities[0].tolist(), sure, prepared.left_out)
+    return Prediction(path, pixels, probabilities[0].tolist(), sure, found.left_out)
 
 
 def variants(pixels: Pixels) -> Pixels:

@@ -7,7 +7,7 @@ repeats all steps in preprocess.js, which tests hold to the same results within 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,7 @@ from PIL import Image
 from scipy import ndimage
 
 from mnist_mlp.constants import SIDE
-from mnist_mlp.errors import ImageError
-from mnist_mlp.pictures.ink import Grey, Invert, find_ink
+from mnist_mlp.pictures.ink import Found, Grey, Invert, find_ink
 
 Pixels = NDArray[np.uint8]
 
@@ -27,32 +26,14 @@ MIN_STROKE, THICKENED_STROKE = 1.5, 2.5
 MAX_STROKE, MAX_LENGTH = 7.5, 66  # pixels of the box: what has more is not a digit
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A picture made ready for the network, and how."""
-
-    pixels: Pixels  # (28, 28), bright ink on black, as MNIST stores it
-    refusal: str | None  # why nothing in the picture looks like one digit
-    left_out: list[str]  # what else is in the picture
-    steps: dict[str, Grey]  # what each step made of it, from 0 to 1
-
-
-def prepare(grey: Grey, invert: Invert = "auto") -> Pixels:
+def prepare(grey: Grey, invert: Invert = "auto") -> tuple[Pixels, Found]:
     """Find the digit in a picture (H, W), from 0 (black) to 1 (white).
 
-    Returns it as MNIST stores it: (28, 28), bright ink on black.
+    Returns it as MNIST stores it, (28, 28), bright ink on black; and how it was found.
 
     Raises:
-        ImageError: Nothing in the picture looks like one digit.
+        ImageError: The picture is blank.
     """
-    prepared = examine(grey, invert)
-    if prepared.refusal:
-        raise ImageError(prepared.refusal)
-    return prepared.pixels
-
-
-def examine(grey: Grey, invert: Invert = "auto") -> Prepared:
-    """Do as `prepare`, and keep what each step made; only a blank picture raises `ImageError`."""
     found = find_ink(grey, invert)
     cropped = _crop(found.ink)
     width, length = measure(scale(cropped, FINE_SIDE))
@@ -61,7 +42,7 @@ def examine(grey: Grey, invert: Invert = "auto") -> Prepared:
         refusal = "no digit: what stands out is not a few strokes"
     pixels = centre(scale(thicken(cropped)))
     steps = {"grey": grey} | found.steps | {"input": pixels / 255}
-    return Prepared(pixels, refusal, found.left_out, steps)
+    return pixels, replace(found, refusal=refusal, steps=steps)
 
 
 def _crop(ink: Grey) -> Grey:

@@ -28,7 +28,7 @@ from mnist_mlp.errors import UsageError
 from mnist_mlp.export.page import MAX_BYTES, export_html
 from mnist_mlp.export.weights import export_safetensors
 from mnist_mlp.lesson.trace import Trace, trace_image
-from mnist_mlp.pictures.preprocess import examine
+from mnist_mlp.pictures.preprocess import prepare
 from mnist_mlp.pictures.read import read_grey
 from mnist_mlp.runs.checkpoint import Checkpoint, weights_sha256
 from mnist_mlp.steps.data import Dataset
@@ -481,7 +481,7 @@ def test_pictures_are_read_as_predict_reads_them(page: Page) -> None:
             content,
         )
         apart[name] = int(np.abs(np.array(seen[0]) - expected).max())
-        there = examine(read_grey(SAMPLES / name))
+        _, there = prepare(read_grey(SAMPLES / name))
         left_out[name] = seen[1:] == [there.left_out, there.refusal]
     assert len(apart) >= 32
     assert all(left_out.values()), left_out
