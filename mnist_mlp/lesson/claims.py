@@ -7,6 +7,7 @@ later step, so the first row that is not ok shows which step is broken.
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,8 @@ from torch.nn.utils import parameters_to_vector
 
 from mnist_mlp.config import load_config
 from mnist_mlp.constants import LESSON_PARAMETERS
-from mnist_mlp.lesson import gpt3, measures  # noqa: F401 - gpt3 adds rows
-from mnist_mlp.lesson.table import ROWS, Claim, Claims, Finding, judge, row
+from mnist_mlp.lesson import measures
+from mnist_mlp.lesson.table import PRINTED, ROWS, Claim, Claims, Finding, Verdict, fill, judge
 from mnist_mlp.mnist_files import has_mnist
 from mnist_mlp.steps.backprop import autograd, chain_rule
 from mnist_mlp.steps.data import Dataset, Split, epoch_order, load_dataset
@@ -27,10 +28,8 @@ from mnist_mlp.steps.train import EpochResult, fit
 LOGITS, LABEL = (1.2, 0.3, -0.5, 0.1, 3.8, 0.2, -0.1, 8.1, 0.4, 0.9), 7
 WORKED = torch.tensor([LOGITS, LOGITS], dtype=torch.float64)
 """The lesson's worked example; as a batch of two, to notice a softmax over the wrong dimension."""
-PRINTED = (0.01, 0.00, 0.00, 0.00, 0.01, 0.00, 0.00, 0.96, 0.00, 0.01)
-"""The softmax of these logits as the lesson prints it."""
 SOFTMAX = (0.00099, 0.00040, 0.00018, 0.00033, 0.01334, 0.00036, 0.00027, 0.98295, 0.00045, 0.00073)
-"""Their softmax in float64, rounded to five decimals."""
+"""The softmax of these logits in float64, rounded to five decimals."""
 BLANK_MNIST_PIXELS = 67
 """The number of pixels that are 0 in all 60,000 training images of MNIST."""
 
@@ -41,8 +40,17 @@ def check_lesson(data: Dataset | None = None) -> Claims:
     The data, by default `lesson_data()`, is on the CPU and without a validation split.
     """
     data = data or lesson_data()
+    steps = (_input, _layer, _stack, _probabilities, _loss, _gradients, _update, _repeat, _gpt3)
+    claims, errors = dict[str, Claim](), dict[int, str]()
+    for number, compute in enumerate(steps, start=1):
+        try:
+            for claim in compute(data):
+                claims[claim.id] = claim
+        except Exception as error:  # a broken part must be in the table, not the end of it
+            errors[number] = f"{type(error).__name__}: {error}"
     return Claims(
-        fill(id_, _compute(id_, data)) for id_ in sorted(ROWS, key=lambda id_: ROWS[id_][0] or 9)
+        claims.get(id_) or fill(id_, Finding(errors[step or 9], "differs", False, "it fails"))
+        for id_, (step, *_) in ROWS.items()
     )
 
 
@@ -52,64 +60,38 @@ def lesson_data(root: str | None = None) -> Dataset:
     return load_dataset("mnist" if has_mnist(root) else "digits", root)
 
 
-def _compute(id_: str, data: Dataset) -> Finding:
-    try:
-        return ROWS[id_][-1](data)
-    except Exception as error:  # a broken part must be a row, not the end of the table
-        return Finding(f"{type(error).__name__}: {error}", "differs", False, "it fails")
-
-
-def fill(id_: str, finding: Finding) -> Claim:
-    """The row `id_` with a finding."""
-    step, claim, lesson, _ = ROWS[id_]
-    return Claim(id_, step, claim, lesson, **vars(finding))
-
-
-@row("pixels", 1, "an image is a vector of pixels", "28 × 28 = 784")
-def _(data: Dataset) -> Finding:
-    pixels = data.train.images.shape[1]
-    return judge(f"{pixels}", pixels == 28 * 28)
-
-
-@row("pixel-range", 1, "each input is an intensity from black to white", "0 to 1")
-def _(data: Dataset) -> Finding:
+def _input(data: Dataset) -> Iterator[Claim]:
     pixels = data.train.pixels
+    yield fill("pixels", judge(f"{pixels.shape[1]}", pixels.shape[1] == 28 * 28))
+
     low, high = measures.intensity_range(pixels)
-    corner = measures.intensity_range(pixels[:, :1])
-    return Finding(
+    _, corner = measures.intensity_range(pixels[:, :1])
+    computed = (
         f"{low:g} to {high:g} in {pixels.numel():,} pixels of {data.name}; "
-        f"a black corner is {corner[1]:g}",
-        "rule",
-        (low, high, *corner) == (0, 1, 0, 0),
-        "inputs lie in [0, 1]; no mean is subtracted, nothing divided by a deviation",
+        f"a black corner is {corner:g}"
     )
+    note = "inputs lie in [0, 1]; no mean is subtracted, nothing divided by a deviation"
+    ok = (low, high, corner) == (0, 1, 0)
+    yield fill("pixel-range", Finding(computed, "rule", ok, note))
 
 
-@row("layer", 2, "z = W·x + b", "W 128 × 784, x 784, b 128, z 128")
-def _(data: Dataset) -> Finding:
-    layer = build_mlp(seed=0).double().get_submodule("layer1")
+def _layer(data: Dataset) -> Iterator[Claim]:
+    model = build_mlp(seed=0).double()
+    layer = model.get_submodule("layer1")
     W, b = (layer.get_parameter(name).detach() for name in ("weight", "bias"))
     x = data.train.images[0].double()
     z = layer(x.unsqueeze(0))[0].detach()
-    difference = (z - ((W * x).sum(dim=1) + b)).abs().max().item()
+    apart = (z - ((W * x).sum(dim=1) + b)).abs().max().item()
     shapes = f"W {W.shape[0]} × {W.shape[1]}, x {len(x)}, b {len(b)}, z {len(z)}"
-    return judge(
-        f"{shapes}; largest difference from the sum written out {difference:.1e}",
-        shapes == "W 128 × 784, x 784, b 128, z 128" and difference <= 1e-12,
-    )
+    computed = f"{shapes}; largest difference from the sum written out {apart:.1e}"
+    yield fill("layer", judge(computed, shapes == ROWS["layer"][2] and apart <= 1e-12))
 
-
-@row("relu", 2, "ReLU(z) = max(0, z) of -0.5, 1.2, -0.1, 0.8, -2.0, 0.3", "0.0 1.2 0.0 0.8 0.0 0.3")
-def _(_: Dataset) -> Finding:
     z = torch.tensor([-0.5, 1.2, -0.1, 0.8, -2.0, 0.3])
-    after = " ".join(f"{a:.1f}" for a in build_mlp().get_submodule("relu1")(z).tolist())
-    return judge(after, after == "0.0 1.2 0.0 0.8 0.0 0.3")
+    after = " ".join(f"{a:.1f}" for a in model.get_submodule("relu1")(z).tolist())
+    yield fill("relu", judge(after, after == ROWS["relu"][2]))
 
-
-@row("collapse", 2, "without the activation, stacked layers do no more than one", "the same")
-def _(data: Dataset) -> Finding:
-    model, images = build_mlp(seed=0).double(), data.train.images[:100].double()
-    return judge_collapse(model, images, apart=1e-12, active=0.01)
+    images = data.train.images[:100].double()
+    yield fill("collapse", judge_collapse(model, images, apart=1e-12, active=0.01))
 
 
 def judge_collapse(
@@ -128,127 +110,84 @@ def judge_collapse(
     )
 
 
-def _add_layer_count(number: int, formula: str) -> None:
-    @row(f"layer{number}-count", 3, f"numbers of layer {number}", formula)
-    def _(_: Dataset) -> Finding:
-        computed = str(count_parameters(build_mlp())[number - 1])
-        return judge(computed, computed == formula)
+def _stack(data: Dataset) -> Iterator[Claim]:
+    model = build_mlp()
+    layers = count_parameters(model)
+    for layer in layers:
+        id_ = f"{layer.name}-count"
+        yield fill(id_, judge(str(layer), str(layer) == ROWS[id_][2]))
 
-
-_add_layer_count(1, "128 × 784 + 128 = 100,480")
-_add_layer_count(2, "64 × 128 + 64 = 8,256")
-_add_layer_count(3, "10 × 64 + 10 = 650")
-
-
-@row("total", 3, "numbers of the network", "109,386")
-def _(_: Dataset) -> Finding:
-    layers = count_parameters(build_mlp())
     total = sum(layer.parameters for layer in layers)
     weights, biases = sum(layer.weights for layer in layers), sum(layer.biases for layer in layers)
-    return judge(
-        f"{total:,} ({weights:,} weights + {biases:,} biases)",
-        (total, weights, biases) == (LESSON_PARAMETERS, 109_184, 202),
-    )
+    computed = f"{total:,} ({weights:,} weights + {biases:,} biases)"
+    ok = (total, weights, biases) == (LESSON_PARAMETERS, 109_184, 202)
+    yield fill("total", judge(computed, ok))
 
+    tiles = model.get_parameter("layer1.weight").view(-1, 28, 28)
+    computed = f"{len(tiles)} tiles of 28 × 28 weights to look at"
+    note = "nothing to compare: look at the tiles of a trained network and claim nothing"
+    yield fill("features", Finding(computed, "rule", len(tiles) == 128, note))
 
-@row("features", 3, "layers might detect edges, then curves, then digits", "an interpretation")
-def _(_: Dataset) -> Finding:
-    tiles = build_mlp().get_parameter("layer1.weight").view(-1, 28, 28)
-    return Finding(
-        f"{len(tiles)} tiles of 28 × 28 weights to look at",
-        "rule",
-        tuple(tiles.shape) == (128, 28, 28),
-        "nothing to compare: look at the tiles of a trained network and claim nothing",
-    )
-
-
-@row("all-learned", 3, "every one of the numbers was learned", "109,386")
-def _(data: Dataset) -> Finding:
     blank = int((data.train.pixels.amax(dim=0) == 0).sum())
     never, unchanged, updates = measures.never_learned(data)
     in_blank = blank * 128
-    return Finding(
+    computed = (
         f"{LESSON_PARAMETERS - never:,}: {never:,} weights had a gradient of exactly 0 at each of "
         f"{updates:,} updates, {in_blank:,} of them ({blank} pixels × 128) at pixels that are 0 "
-        f"in all {len(data.train.labels):,} images of {data.name}",
-        "differs",
-        never >= in_blank == unchanged > 0
-        and (data.name != "mnist" or blank == BLANK_MNIST_PIXELS),
-        "an input that is always 0 gives its weights no gradient: they stay as initialised",
+        f"in all {len(data.train.labels):,} images of {data.name}"
     )
+    note = "an input that is always 0 gives its weights no gradient: they stay as initialised"
+    ok = never >= in_blank == unchanged > 0
+    ok = ok and (data.name != "mnist" or blank == BLANK_MNIST_PIXELS)
+    yield fill("all-learned", Finding(computed, "differs", ok, note))
 
 
-@row("logits", 4, "layer 3 is followed by softmax", "softmax")
-def _(data: Dataset) -> Finding:
+def _probabilities(data: Dataset) -> Iterator[Claim]:
     model = build_mlp(seed=0)
     z = model(data.train.images[:7])
     formula = z.exp() / z.exp().sum(dim=1, keepdim=True)
-    return Finding(
-        "the network ends in logits, and softmax belongs to the loss",
-        "rule",
+    ok = (
         isinstance(model[-1], nn.Linear)
         and bool(z.min() < 0)
         and bool(softmax(z * 1e6).isfinite().all())
-        and measures.relative_difference(softmax(z), formula) < 1e-6,
-        "the same function, computed so that no exponential overflows",
+        and measures.relative_difference(softmax(z), formula) < 1e-6
     )
+    computed = "the network ends in logits, and softmax belongs to the loss"
+    note = "the same function, computed so that no exponential overflows"
+    yield fill("logits", Finding(computed, "rule", ok, note))
 
+    batch = softmax(WORKED)  # (2, 10)
+    p = batch[1]
+    ok = tuple(round(x, 5) for x in p.tolist()) == SOFTMAX
+    computed = " ".join(f"{x:.2f}" for x in p)
+    note = "entries 0, 7 and 9 differ at two decimals"
+    yield fill("worked-softmax", Finding(computed, "differs", ok, note))
 
-@row("worked-softmax", 4, "the softmax of the worked logits", " ".join(f"{p:.2f}" for p in PRINTED))
-def _(_: Dataset) -> Finding:
-    p = softmax(WORKED)[1].tolist()
-    return Finding(
-        " ".join(f"{x:.2f}" for x in p),
-        "differs",
-        tuple(round(x, 5) for x in p) == SOFTMAX,
-        "entries 0, 7 and 9 differ at two decimals",
-    )
-
-
-@row("worked-confidence", 4, 'it reads "7", with this confidence', "96%")
-def _(_: Dataset) -> Finding:
-    p = softmax(WORKED)[1]
     digit, confidence = int(p.argmax()), f"{p.max():.1%}"
-    return Finding(
-        f'"{digit}" with {confidence}',
-        "differs",
-        (digit, confidence) == (LABEL, "98.3%"),
-        "the digit is right, the confidence is not",
-    )
+    ok = (digit, confidence) == (LABEL, "98.3%")
+    note = "the digit is right, the confidence is not"
+    computed = f'"{digit}" with {confidence}'
+    yield fill("worked-confidence", Finding(computed, "differs", ok, note))
+
+    printed = sum(map(float, PRINTED.split()))
+    computed = f"{p.sum():.6f}; the row as the lesson prints it sums to {printed:.2f}"
+    yield fill("sums-to-one", judge(computed, measures.sum_error(batch) < 1e-12))
 
 
-@row("sums-to-one", 4, "softmax sums to 1, each value from 0 to 1", "1.0")
-def _(_: Dataset) -> Finding:
-    p = softmax(WORKED)
-    return judge(
-        f"{p[1].sum():.6f}; the row as the lesson prints it sums to {sum(PRINTED):.2f}",
-        measures.sum_error(p) < 1e-12,
-    )
+def _loss(data: Dataset) -> Iterator[Claim]:
+    for p, expected in {"0.96": "0.040822", "0.10": "2.302585"}.items():
+        z = torch.tensor([[float(p), 1 - float(p)]], dtype=torch.float64).log()
+        loss, id_ = cross_entropy(z, torch.tensor([0])).item(), f"loss-{p}"
+        verdict: Verdict = "rounds" if f"{loss:.2f}" == ROWS[id_][2] else "differs"
+        yield fill(id_, Finding(f"{loss:.6f}", verdict, f"{loss:.6f}" == expected))
 
+    worked = f"{cross_entropy(WORKED, torch.tensor([LABEL, LABEL])).item():.4f}"
+    note = "because the softmax of step 4 differs"
+    yield fill("worked-loss", Finding(worked, "differs", worked == "0.0172", note))
 
-def _add_loss(id_: str, claim: str, p: float, printed: str, expected: str) -> None:
-    @row(id_, 5, claim, printed)
-    def _(_: Dataset) -> Finding:
-        z = torch.tensor([[p, 1 - p]], dtype=torch.float64).log()
-        loss = cross_entropy(z, torch.tensor([0])).item()
-        rounds = f"{loss:.2f}" == printed
-        return Finding(f"{loss:.6f}", "rounds" if rounds else "differs", f"{loss:.6f}" == expected)
-
-
-_add_loss("loss-0.96", "loss = −log P(correct) for P = 0.96", 0.96, "0.04", "0.040822")
-_add_loss("loss-0.10", "the same for P = 0.10", 0.10, "2.30", "2.302585")
-
-
-@row("worked-loss", 5, "implied: the loss of the worked logits with label 7", "0.04")
-def _(_: Dataset) -> Finding:
-    loss = f"{cross_entropy(WORKED, torch.tensor([LABEL, LABEL])).item():.4f}"
-    return Finding(loss, "differs", loss == "0.0172", "because the softmax of step 4 differs")
-
-
-@row("untrained-loss", 5, "implied: an untrained ten-class network scores ln 10", "2.30")
-def _(data: Dataset) -> Finding:
-    loss = cross_entropy(build_mlp(seed=0)(data.test.images), data.test.labels).item()
-    return judge_untrained(loss, f"{len(data.test.labels):,} images of {data.name}")
+    untrained = cross_entropy(build_mlp(seed=0)(data.test.images), data.test.labels).item()
+    images = f"{len(data.test.labels):,} images of {data.name}"
+    yield fill("untrained-loss", judge_untrained(untrained, images))
 
 
 def judge_untrained(loss: float, images: str) -> Finding:
@@ -257,8 +196,7 @@ def judge_untrained(loss: float, images: str) -> Finding:
     return judge(f"{loss:.4f} on {images}; ln 10 = {ln10:.4f}", abs(loss - ln10) < 0.1)
 
 
-@row("chain-rule", 6, "∂L/∂W is the product of every step's derivative", "the chain rule")
-def _(data: Dataset) -> Finding:
+def _gradients(data: Dataset) -> Iterator[Claim]:
     model = build_mlp(seed=0).double()
     images, labels = data.train.images[:7].double(), data.train.labels[:7]
     by_hand = measures.gradients(model, chain_rule, images, labels)
@@ -269,51 +207,46 @@ def _(data: Dataset) -> Finding:
         for name, gradient in by_hand.items()
     ]
     worst, compared, kinks = zip(*tried, strict=True)
-    return judge(
+    computed = (
         f"by hand and autograd: {apart:.1e} of a tensor's largest gradient apart, over "
         f"{LESSON_PARAMETERS:,} parameters; by hand and finite differences: {max(worst):.1e}, "
-        f"over {sum(compared)} ({sum(kinks)} at a kink of ReLU left out)",
-        apart <= 1e-12 and max(worst) <= 1e-6 and sum(compared) > 200,
+        f"over {sum(compared)} ({sum(kinks)} at a kink of ReLU left out)"
     )
+    ok = apart <= 1e-12 and max(worst) <= 1e-6 and sum(compared) > 200
+    yield fill("chain-rule", judge(computed, ok))
 
-
-@row("layer3-factors", 6, "∂z₃/∂W₃ is layer 3's input a₂, ∂z₃/∂a₂ is W₃", "a₂, W₃")
-def _(data: Dataset) -> Finding:
-    model = build_mlp(seed=0).double()
-    a2 = model[:-1](data.train.images[:1].double()).detach().requires_grad_()  # (1, 64)
+    a2 = model[:-1](images[:1]).detach().requires_grad_()  # (1, 64)
     z3 = model[-1](a2)[0]  # (10,)
     W3 = model.get_parameter("layer3.weight")
     right = True
     for k, z in enumerate(z3):
         by_a, by_W = torch.autograd.grad(z, (a2, W3), retain_graph=True)
         right &= torch.equal(by_a[0], W3[k]) and torch.equal(by_W[k], a2[0])
-    return judge("a₂, W₃, bit for bit" if right else "something else", right)
+    found = "a₂, W₃, bit for bit" if right else "something else"
+    yield fill("layer3-factors", judge(found, right))
 
 
-@row("update", 7, "W ← W − learning_rate × ∂L/∂W, b likewise", "the formula")
-def _(data: Dataset) -> Finding:
+def _update(data: Dataset) -> Iterator[Claim]:
     model = build_mlp(seed=0)
+    images, labels = data.train.images[:64], data.train.labels[:64]
     W = parameters_to_vector(model.parameters()).detach()
-    found = measures.gradients(model, chain_rule, data.train.images[:64], data.train.labels[:64])
-    dW = parameters_to_vector(found.values())
+    dW = parameters_to_vector(measures.gradients(model, chain_rule, images, labels).values())
     build_optimizer(model.parameters(), "sgd", learning_rate=0.1).step()
     updated = parameters_to_vector(model.parameters()).detach()
     rounded_twice = W - 0.1 * dW  # the product rounded to float32, then the difference
     rounded_once = (W.double() - torch.tensor(0.1).double() * dW.double()).float()
     fused = updated != rounded_twice
     apart = measures.relative_difference(updated, rounded_twice)
-    return judge(
+    computed = (
         f"the optimizer's {len(W):,} numbers are the formula's; {int(fused.sum()):,} of them are "
-        f"rounded once and not twice: up to {apart:.1e} of the largest number apart",
-        torch.equal(updated[fused], rounded_once[fused]),
-        "a fused multiply-add does not round the product",
+        f"rounded once and not twice: up to {apart:.1e} of the largest number apart"
     )
+    note = "a fused multiply-add does not round the product"
+    ok = torch.equal(updated[fused], rounded_once[fused])
+    yield fill("update", judge(computed, ok, note))
 
-
-@row("small-step", 7, "each weight moves a little, in the direction that reduces the loss", "less")
-def _(data: Dataset) -> Finding:
-    images, labels = data.train.images[:64].double(), data.train.labels[:64]
-    return judge_small_step(build_mlp(seed=0).double(), images, labels, within=0.01)
+    model = build_mlp(seed=0).double()
+    yield fill("small-step", judge_small_step(model, images.double(), labels, within=0.01))
 
 
 def judge_small_step(
@@ -333,11 +266,7 @@ def judge_small_step(
     )
 
 
-LOOP = "each epoch: each example forward, loss, backward, update; then the test set"
-
-
-@row("loop", 8, LOOP, "batch size 1")
-def _(data: Dataset) -> Finding:
+def _repeat(data: Dataset) -> Iterator[Claim]:
     few = data._replace(train=Split(*(t[:20] for t in data.train)))
     model = build_mlp(seed=0)
     sgd = build_optimizer(model.parameters(), "sgd", learning_rate=0.01)
@@ -354,35 +283,61 @@ def _(data: Dataset) -> Finding:
     for k in orders[0] + orders[1]:
         backward(few.train.images[k : k + 1], few.train.labels[k : k + 1])
         sgd.step()
-    difference = measures.compare_compiled_updates(few)
+
+    apart = measures.compare_compiled_updates(few)
+    compiled = "are not made, since Numba does not work here"
+    if apart is not None:
+        compiled = f"end {apart:.1e} of a tensor's largest number away"
     config = load_config("lesson", environment={})
-    return Finding(
+    computed = (
         f"{rows[-1].examples_seen} examples in {rows[-1].updates} updates over {rows[-1].epoch} "
         f"epochs, each once an epoch, the test set evaluated after each; compiled updates "
-        + (
-            "are not made, since Numba does not work here"
-            if difference is None
-            else f"end {difference:.1e} of a tensor's largest number away"
-        ),
-        "rule",
+        f"{compiled}"
+    )
+    ok = (
         sorted(orders[0]) == sorted(orders[1]) == list(range(20))
         and [row.updates for row in rows] == [0, 20, 40]
         and all(map(torch.equal, model.parameters(), plain.parameters()))
-        and (difference or 0) < 1e-5
+        and (apart or 0) < 1e-5
         and all(row.test_accuracy is not None for row in rows)
         and rows[-1].test_accuracy == accuracy
         and abs((rows[-1].test_loss or 0) - loss) < 1e-6
         and config.train.batch_size == 1
-        and (config.optimizer.name, config.optimizer.momentum) == ("sgd", 0),
-        "configs/lesson.yaml does this; batches of more than one example are a stated deviation",
+        and (config.optimizer.name, config.optimizer.momentum) == ("sgd", 0)
     )
+    note = "configs/lesson.yaml does this; batches of more than one example are a stated deviation"
+    yield fill("loop", Finding(computed, "rule", ok, note))
+
+    passes, ours = 60_000 * 17, 60_000 * config.train.epochs
+    computed = f"60,000 examples × 17 epochs = {passes:,}; configs/lesson.yaml takes {ours:,}"
+    yield fill("passes", judge(computed, passes >= 1_000_000))
 
 
-@row("passes", 8, "a training run may take millions of forward and backward passes", "millions")
-def _(_: Dataset) -> Finding:
-    epochs = load_config("lesson", environment={}).train.epochs
-    return judge(
-        f"60,000 examples × 17 epochs = {60_000 * 17:,}; configs/lesson.yaml takes "
-        f"{60_000 * epochs:,}",
-        60_000 * 17 >= 1_000_000,
+def _gpt3(_: Dataset) -> Iterator[Claim]:
+    """From its architecture (Brown et al. 2020, table 2.1); the layers are those of GPT-2."""
+    layers, width, vocabulary, context = 96, 12_288, 50_257, 2_048
+    attention = 4 * width**2 + 4 * width  # query, key, value and output, with biases
+    feed_forward = 2 * 4 * width**2 + 4 * width + width  # to 4 × width and back, with biases
+    layer = attention + feed_forward + 2 * 2 * width  # and two layer norms with gain and bias
+    embeddings = (vocabulary + context) * width  # the output projection reuses the tokens'
+    parameters = layers * layer + embeddings + 2 * width  # and the last layer norm
+    count = Finding(f"{parameters:,}", "rounds", parameters == 174_604_259_328)
+    yield fill("gpt3-parameters", count)
+    yield fill("gpt3-gradients", count)
+
+    by_weights = layers * 12 * width**2 + vocabulary * width
+    in_attention = layers * 2 * context * width  # scores and weighted sum
+    total = by_weights + in_attention
+    computed = (
+        f"{total / 1e9:.0f} billion ({by_weights / 1e9:.1f} in weight matrices + "
+        f"{in_attention / 1e9:.1f} in attention at full context); {2 * total / 1e9:.0f} billion "
+        "with additions"
     )
+    ok = (by_weights, in_attention) == (174_563_733_504, 4_831_838_208)
+    yield fill("gpt3-multiplications", Finding(computed, "differs", ok, "it is neither figure"))
+
+    tokens = 256 + 50_000 + 1
+    computed = f"{tokens:,} (256 bytes + 50,000 merges + 1)"
+    yield fill("gpt3-vocabulary", judge(computed, tokens == vocabulary))
+    cited = Finding("300 billion (Brown et al. 2020)", "cited", True, "nothing to compute")
+    yield fill("gpt3-tokens", cited)

@@ -5,7 +5,6 @@ All results are computed in float64 from the network's float32 weights.
 
 import copy
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +16,8 @@ from mnist_mlp.notebook_html import NotebookHtml
 from mnist_mlp.steps.backprop import autograd
 from mnist_mlp.steps.loss import cross_entropy, softmax
 from mnist_mlp.steps.optimizer import build_optimizer
+
+SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
 @dataclass(frozen=True)
@@ -69,18 +70,28 @@ def trace_image(
     """
     model = copy.deepcopy(model).double()
     x, y = image.double().unsqueeze(0), torch.tensor([label])
-
-    layers, slopes = list[Layer](), list[Tensor]()
-    # The slopes are ∂a/∂z, neuron by neuron; the last one, softmax's, is not used.
+    layers, factors = list[Layer](), list[Factor]()  # factors from the first layer to the loss
     _, *modules = model.named_children()  # Flatten, then Linear and activation in turn
-    a = x
+    a, input_ = x, "x"
     for (name, linear), activation in zip(modules[::2], [*model[2::2], softmax], strict=True):
+        k = str(len(layers) + 1).translate(SUBSCRIPTS)
+        if layers:
+            W = linear.get_parameter("weight").detach().clone()
+            factors.append(Factor(f"∂z{k}/∂{input_}", f"W{k}", W))
+        factors.append(Factor(f"∂z{k}/∂W{k}", f"{input_}, the layer's input", a[0]))
         z = linear(a).detach().requires_grad_()
-        a = activation(z)
-        slopes.append(torch.autograd.grad(a.sum(), z)[0][0])
+        a, input_ = activation(z), f"a{k}"
+        slopes = torch.autograd.grad(a.sum(), z)[0][0]
+        slope = "the activation's slope, neuron by neuron"
+        factors.append(Factor(f"∂{input_}/∂z{k}", slope, slopes))
         a = a.detach()
         layers.append(Layer(name, z[0].detach(), a[0]))
-    factors = list(_factors(model, x[0], layers, slopes, label))
+    p = a[0]
+    by_z = p.diag() - torch.outer(p, p)  # instead of slopes: softmax is not neuron by neuron
+    factors[-1] = Factor(f"∂softmax/∂z{k}", "p on the diagonal, less p·pᵀ", by_z)
+    by_softmax = torch.zeros_like(p)
+    by_softmax[label] = -1 / p[label].clamp_min(torch.finfo(p.dtype).tiny)
+    factors.append(Factor("∂L/∂softmax", "−1/p at the label, 0 elsewhere", by_softmax))
     found = gradients(model, autograd, x, y)
     with torch.no_grad():
         loss = cross_entropy(model(x), y).item()
@@ -91,34 +102,10 @@ def trace_image(
         label=label,
         layers=layers,
         logits=layers[-1].z,
-        probabilities=layers[-1].a,
+        probabilities=p,
         loss=loss,
-        factors=factors,
+        factors=factors[::-1],
         gradients=found,
         learning_rate=learning_rate,
         loss_after=loss_after,
     )
-
-
-def _factors(
-    model: nn.Sequential, x: Tensor, layers: list[Layer], slopes: list[Tensor], label: int
-) -> Iterator[Factor]:
-    """The chain from the loss back to the first layer, in the lesson's order."""
-    p, last = layers[-1].a, len(layers)
-    by_softmax = torch.zeros_like(p)
-    by_softmax[label] = -1 / p[label].clamp_min(torch.finfo(p.dtype).tiny)
-    by_z = p.diag() - torch.outer(p, p)
-    yield Factor("∂L/∂softmax", "−1/p at the label, 0 elsewhere", by_softmax)
-    yield Factor(f"∂softmax/∂z{_subscript(last)}", "p on the diagonal, less p·pᵀ", by_z)
-    for k in range(last - 1, 0, -1):  # layers[k] is layer k + 1
-        W = model.get_parameter(f"{layers[k].name}.weight").detach().clone()
-        here, before = _subscript(k + 1), _subscript(k)
-        yield Factor(f"∂z{here}/∂W{here}", f"a{before}, the layer's input", layers[k - 1].a)
-        yield Factor(f"∂z{here}/∂a{before}", f"W{here}", W)
-        slope = "the activation's slope, neuron by neuron"
-        yield Factor(f"∂a{before}/∂z{before}", slope, slopes[k - 1])
-    yield Factor("∂z₁/∂W₁", "x, the layer's input", x)
-
-
-def _subscript(number: int) -> str:
-    return str(number).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))

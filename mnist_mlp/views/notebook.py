@@ -66,9 +66,8 @@ def _(claims: Claims) -> str:
 
 @to_html.register
 def _(runs: Runs) -> str:
-    return (
-        html_table(map(run_tables.describe_run, runs)) if runs else f"<p>{run_tables.NO_RUNS}</p>"
-    )
+    rows = map(run_tables.describe_run, runs)
+    return html_table(rows) if runs else f"<p>{run_tables.NO_RUNS}</p>"
 
 
 @to_html.register
@@ -87,13 +86,11 @@ def _(prediction: Prediction) -> str:
 
 @to_html.register
 def _(trace: Trace) -> str:
-    console = Console(
-        record=True, file=io.StringIO(), width=100, highlight=False, markup=False,
-        force_jupyter=False,
-    )  # fmt: skip
+    text = io.StringIO()
+    console = Console(file=text, width=100, highlight=False, markup=False, force_jupyter=False)
     terminal.show_trace(console, trace)
     pixels = (trace.input * 255).byte().view(28, 28).numpy()
-    return _pixels(pixels) + console.export_html(code_format="<pre>{code}</pre>")
+    return f"{_pixels(pixels)}<pre>{escape(text.getvalue())}</pre>"
 
 
 @to_html.register

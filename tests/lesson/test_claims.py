@@ -72,6 +72,11 @@ def test_both_numbers_are_shown_where_the_lesson_errs(claims: dict[str, Claim]) 
     assert shown["total"][1] == "109,386 (109,184 weights + 202 biases)"
 
 
+def test_gpt3(claims: dict[str, Claim]) -> None:
+    assert claims["gpt3-parameters"].computed == "174,604,259,328"
+    assert re.fullmatch("179 billion .* 359 billion .*", claims["gpt3-multiplications"].computed)
+
+
 @pytest.mark.mnist
 def test_check_lesson_on_mnist(mnist_root: Path, run: Callable[..., Outcome]) -> None:
     outcome = run("check-lesson", "--root", mnist_root, "--json")
