@@ -16,7 +16,7 @@ from torch.nn.utils import parameters_to_vector
 from mnist_mlp.config import load_config
 from mnist_mlp.constants import LESSON_PARAMETERS
 from mnist_mlp.lesson import measures
-from mnist_mlp.lesson.table import PRINTED, ROWS, Claim, Claims, Finding, Verdict, fill, judge
+from mnist_mlp.lesson.table import PRINTED, ROWS, Claim, Claims, fill
 from mnist_mlp.mnist_files import has_mnist
 from mnist_mlp.steps.backprop import autograd, chain_rule
 from mnist_mlp.steps.data import Dataset, Split, epoch_order, load_dataset
@@ -49,7 +49,7 @@ def check_lesson(data: Dataset | None = None) -> Claims:
         except Exception as error:  # a broken part must be in the table, not the end of it
             errors[number] = f"{type(error).__name__}: {error}"
     return Claims(
-        claims.get(id_) or fill(id_, Finding(errors[step or 9], "differs", False, "it fails"))
+        claims.get(id_) or fill(id_, errors[step or 9], False, note="it fails")
         for id_, (step, *_) in ROWS.items()
     )
 
@@ -62,7 +62,7 @@ def lesson_data(root: str | None = None) -> Dataset:
 
 def _input(data: Dataset) -> Iterator[Claim]:
     pixels = data.train.pixels
-    yield fill("pixels", judge(f"{pixels.shape[1]}", pixels.shape[1] == 28 * 28))
+    yield fill("pixels", f"{pixels.shape[1]}", pixels.shape[1] == 28 * 28)
 
     low, high = measures.intensity_range(pixels)
     _, corner = measures.intensity_range(pixels[:, :1])
@@ -72,7 +72,7 @@ def _input(data: Dataset) -> Iterator[Claim]:
     )
     note = "inputs lie in [0, 1]; no mean is subtracted, nothing divided by a deviation"
     ok = (low, high, corner) == (0, 1, 0)
-    yield fill("pixel-range", Finding(computed, "rule", ok, note))
+    yield fill("pixel-range", computed, ok, "rule", note)
 
 
 def _layer(data: Dataset) -> Iterator[Claim]:
@@ -84,30 +84,30 @@ def _layer(data: Dataset) -> Iterator[Claim]:
     apart = (z - ((W * x).sum(dim=1) + b)).abs().max().item()
     shapes = f"W {W.shape[0]} × {W.shape[1]}, x {len(x)}, b {len(b)}, z {len(z)}"
     computed = f"{shapes}; largest difference from the sum written out {apart:.1e}"
-    yield fill("layer", judge(computed, shapes == ROWS["layer"][2] and apart <= 1e-12))
+    yield fill("layer", computed, shapes == ROWS["layer"][2] and apart <= 1e-12)
 
     z = torch.tensor([-0.5, 1.2, -0.1, 0.8, -2.0, 0.3])
     after = " ".join(f"{a:.1f}" for a in model.get_submodule("relu1")(z).tolist())
-    yield fill("relu", judge(after, after == ROWS["relu"][2]))
+    yield fill("relu", after, after == ROWS["relu"][2])
 
     images = data.train.images[:100].double()
-    yield fill("collapse", judge_collapse(model, images, apart=1e-12, active=0.01))
+    yield judge_collapse(model, images, apart=1e-12, active=0.01)
 
 
 def judge_collapse(
     model: nn.Sequential, images: Tensor, apart: float = 1e-10, active: float = 0.0
-) -> Finding:
+) -> Claim:
     """Judge the claim `collapse` for a network and images (B, D), both in float64.
 
     Without activations the logits may differ by `apart` from the merged layer's, with activations
     they must differ by `active`, both as fractions of the largest logit.
     """
     linear, with_activations = measures.compare_with_merged(model, images)
-    return judge(
+    computed = (
         f"without activations, stack and merged layer differ by {linear:.1e} of the largest logit; "
-        f"with them, by {with_activations:.2g}",
-        linear <= apart and with_activations >= active,
+        f"with them, by {with_activations:.2g}"
     )
+    return fill("collapse", computed, linear <= apart and with_activations >= active)
 
 
 def _stack(data: Dataset) -> Iterator[Claim]:
@@ -115,18 +115,18 @@ def _stack(data: Dataset) -> Iterator[Claim]:
     layers = count_parameters(model)
     for layer in layers:
         id_ = f"{layer.name}-count"
-        yield fill(id_, judge(str(layer), str(layer) == ROWS[id_][2]))
+        yield fill(id_, str(layer), str(layer) == ROWS[id_][2])
 
     total = sum(layer.parameters for layer in layers)
     weights, biases = sum(layer.weights for layer in layers), sum(layer.biases for layer in layers)
     computed = f"{total:,} ({weights:,} weights + {biases:,} biases)"
     ok = (total, weights, biases) == (LESSON_PARAMETERS, 109_184, 202)
-    yield fill("total", judge(computed, ok))
+    yield fill("total", computed, ok)
 
     tiles = model.get_parameter("layer1.weight").view(-1, 28, 28)
     computed = f"{len(tiles)} tiles of 28 × 28 weights to look at"
     note = "nothing to compare: look at the tiles of a trained network and claim nothing"
-    yield fill("features", Finding(computed, "rule", len(tiles) == 128, note))
+    yield fill("features", computed, len(tiles) == 128, "rule", note)
 
     blank = int((data.train.pixels.amax(dim=0) == 0).sum())
     never, unchanged, updates = measures.never_learned(data)
@@ -139,7 +139,7 @@ def _stack(data: Dataset) -> Iterator[Claim]:
     note = "an input that is always 0 gives its weights no gradient: they stay as initialised"
     ok = never >= in_blank == unchanged > 0
     ok = ok and (data.name != "mnist" or blank == BLANK_MNIST_PIXELS)
-    yield fill("all-learned", Finding(computed, "differs", ok, note))
+    yield fill("all-learned", computed, ok, "differs", note)
 
 
 def _probabilities(data: Dataset) -> Iterator[Claim]:
@@ -154,46 +154,48 @@ def _probabilities(data: Dataset) -> Iterator[Claim]:
     )
     computed = "the network ends in logits, and softmax belongs to the loss"
     note = "the same function, computed so that no exponential overflows"
-    yield fill("logits", Finding(computed, "rule", ok, note))
+    yield fill("logits", computed, ok, "rule", note)
 
     batch = softmax(WORKED)  # (2, 10)
     p = batch[1]
     ok = tuple(round(x, 5) for x in p.tolist()) == SOFTMAX
     computed = " ".join(f"{x:.2f}" for x in p)
     note = "entries 0, 7 and 9 differ at two decimals"
-    yield fill("worked-softmax", Finding(computed, "differs", ok, note))
+    yield fill("worked-softmax", computed, ok, "differs", note)
 
     digit, confidence = int(p.argmax()), f"{p.max():.1%}"
     ok = (digit, confidence) == (LABEL, "98.3%")
     note = "the digit is right, the confidence is not"
     computed = f'"{digit}" with {confidence}'
-    yield fill("worked-confidence", Finding(computed, "differs", ok, note))
+    yield fill("worked-confidence", computed, ok, "differs", note)
 
     printed = sum(map(float, PRINTED.split()))
     computed = f"{p.sum():.6f}; the row as the lesson prints it sums to {printed:.2f}"
-    yield fill("sums-to-one", judge(computed, measures.sum_error(batch) < 1e-12))
+    yield fill("sums-to-one", computed, measures.sum_error(batch) < 1e-12)
 
 
 def _loss(data: Dataset) -> Iterator[Claim]:
     for p, expected in {"0.96": "0.040822", "0.10": "2.302585"}.items():
         z = torch.tensor([[float(p), 1 - float(p)]], dtype=torch.float64).log()
-        loss, id_ = cross_entropy(z, torch.tensor([0])).item(), f"loss-{p}"
-        verdict: Verdict = "rounds" if f"{loss:.2f}" == ROWS[id_][2] else "differs"
-        yield fill(id_, Finding(f"{loss:.6f}", verdict, f"{loss:.6f}" == expected))
+        loss = cross_entropy(z, torch.tensor([0])).item()
+        rounds = f"{loss:.2f}" == ROWS[f"loss-{p}"][2]
+        computed = f"{loss:.6f}"
+        yield fill(f"loss-{p}", computed, computed == expected, "rounds" if rounds else "differs")
 
-    worked = f"{cross_entropy(WORKED, torch.tensor([LABEL, LABEL])).item():.4f}"
+    computed = f"{cross_entropy(WORKED, torch.tensor([LABEL, LABEL])).item():.4f}"
     note = "because the softmax of step 4 differs"
-    yield fill("worked-loss", Finding(worked, "differs", worked == "0.0172", note))
+    yield fill("worked-loss", computed, computed == "0.0172", "differs", note)
 
     untrained = cross_entropy(build_mlp(seed=0)(data.test.images), data.test.labels).item()
     images = f"{len(data.test.labels):,} images of {data.name}"
-    yield fill("untrained-loss", judge_untrained(untrained, images))
+    yield judge_untrained(untrained, images)
 
 
-def judge_untrained(loss: float, images: str) -> Finding:
+def judge_untrained(loss: float, images: str) -> Claim:
     """Judge the claim `untrained-loss` for an untrained network's mean loss on some images."""
     ln10 = math.log(10)
-    return judge(f"{loss:.4f} on {images}; ln 10 = {ln10:.4f}", abs(loss - ln10) < 0.1)
+    computed = f"{loss:.4f} on {images}; ln 10 = {ln10:.4f}"
+    return fill("untrained-loss", computed, abs(loss - ln10) < 0.1)
 
 
 def _gradients(data: Dataset) -> Iterator[Claim]:
@@ -213,7 +215,7 @@ def _gradients(data: Dataset) -> Iterator[Claim]:
         f"over {sum(compared)} ({sum(kinks)} at a kink of ReLU left out)"
     )
     ok = apart <= 1e-12 and max(worst) <= 1e-6 and sum(compared) > 200
-    yield fill("chain-rule", judge(computed, ok))
+    yield fill("chain-rule", computed, ok)
 
     a2 = model[:-1](images[:1]).detach().requires_grad_()  # (1, 64)
     z3 = model[-1](a2)[0]  # (10,)
@@ -223,7 +225,7 @@ def _gradients(data: Dataset) -> Iterator[Claim]:
         by_a, by_W = torch.autograd.grad(z, (a2, W3), retain_graph=True)
         right &= torch.equal(by_a[0], W3[k]) and torch.equal(by_W[k], a2[0])
     found = "a₂, W₃, bit for bit" if right else "something else"
-    yield fill("layer3-factors", judge(found, right))
+    yield fill("layer3-factors", found, right)
 
 
 def _update(data: Dataset) -> Iterator[Claim]:
@@ -243,27 +245,29 @@ def _update(data: Dataset) -> Iterator[Claim]:
     )
     note = "a fused multiply-add does not round the product"
     ok = torch.equal(updated[fused], rounded_once[fused])
-    yield fill("update", judge(computed, ok, note))
+    yield fill("update", computed, ok, note=note)
 
     model = build_mlp(seed=0).double()
-    yield fill("small-step", judge_small_step(model, images.double(), labels, within=0.01))
+    yield judge_small_step(model, images.double(), labels, within=0.01)
 
 
 def judge_small_step(
     model: nn.Sequential, images: Tensor, labels: Tensor, within: float = 1.0
-) -> Finding:
+) -> Claim:
     """Judge the claim `small-step` for a network and images (B, D), both in float64.
 
     `within`: how far the fall may be from learning_rate × ‖gradient‖², relative to that.
     """
     before, after, learning_rate = measures.take_small_step(model, images, labels, fraction=0.001)
     if before < 1e-9:  # a thousandth of it is close to rounding errors
-        return judge(f"the loss of {len(labels)} training images is {before:.1e}: no lower", None)
-    return judge(
+        computed = f"the loss of {len(labels)} training images is {before:.1e}: no lower"
+        return fill("small-step", computed, True, "rule")
+    computed = (
         f"{before:.6g} → {after:.6g}, less by {1 - after / before:.3%}; to first order 0.1% "
-        f"(learning rate {learning_rate:.2g}, {len(labels)} training images)",
-        after < before and abs((before - after) / (0.001 * before) - 1) < within,
+        f"(learning rate {learning_rate:.2g}, {len(labels)} training images)"
     )
+    ok = after < before and abs((before - after) / (0.001 * before) - 1) < within
+    return fill("small-step", computed, ok)
 
 
 def _repeat(data: Dataset) -> Iterator[Claim]:
@@ -306,11 +310,11 @@ def _repeat(data: Dataset) -> Iterator[Claim]:
         and (config.optimizer.name, config.optimizer.momentum) == ("sgd", 0)
     )
     note = "configs/lesson.yaml does this; batches of more than one example are a stated deviation"
-    yield fill("loop", Finding(computed, "rule", ok, note))
+    yield fill("loop", computed, ok, "rule", note)
 
     passes, ours = 60_000 * 17, 60_000 * config.train.epochs
     computed = f"60,000 examples × 17 epochs = {passes:,}; configs/lesson.yaml takes {ours:,}"
-    yield fill("passes", judge(computed, passes >= 1_000_000))
+    yield fill("passes", computed, passes >= 1_000_000)
 
 
 def _gpt3(_: Dataset) -> Iterator[Claim]:
@@ -321,9 +325,8 @@ def _gpt3(_: Dataset) -> Iterator[Claim]:
     layer = attention + feed_forward + 2 * 2 * width  # and two layer norms with gain and bias
     embeddings = (vocabulary + context) * width  # the output projection reuses the tokens'
     parameters = layers * layer + embeddings + 2 * width  # and the last layer norm
-    count = Finding(f"{parameters:,}", "rounds", parameters == 174_604_259_328)
-    yield fill("gpt3-parameters", count)
-    yield fill("gpt3-gradients", count)
+    for id_ in ("gpt3-parameters", "gpt3-gradients"):
+        yield fill(id_, f"{parameters:,}", parameters == 174_604_259_328, "rounds")
 
     by_weights = layers * 12 * width**2 + vocabulary * width
     in_attention = layers * 2 * context * width  # scores and weighted sum
@@ -334,10 +337,10 @@ def _gpt3(_: Dataset) -> Iterator[Claim]:
         "with additions"
     )
     ok = (by_weights, in_attention) == (174_563_733_504, 4_831_838_208)
-    yield fill("gpt3-multiplications", Finding(computed, "differs", ok, "it is neither figure"))
+    yield fill("gpt3-multiplications", computed, ok, "differs", "it is neither figure")
 
     tokens = 256 + 50_000 + 1
     computed = f"{tokens:,} (256 bytes + 50,000 merges + 1)"
-    yield fill("gpt3-vocabulary", judge(computed, tokens == vocabulary))
-    cited = Finding("300 billion (Brown et al. 2020)", "cited", True, "nothing to compute")
-    yield fill("gpt3-tokens", cited)
+    yield fill("gpt3-vocabulary", computed, tokens == vocabulary)
+    computed = "300 billion (Brown et al. 2020)"
+    yield fill("gpt3-tokens", computed, True, "cited", "nothing to compute")

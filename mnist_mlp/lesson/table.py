@@ -48,18 +48,8 @@ ROWS: dict[str, tuple[int | None, str, str]] = {
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What was computed for a claim; `ok` if the program computes the correct result."""
-
-    computed: str
-    verdict: Verdict
-    ok: bool
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class Claim:
-    """A row that is filled in; `step` is 1 to 8, or None for the lesson's figures about GPT-3."""
+    """A row that is filled in; `ok` if the program computes the correct result."""
 
     id: str
     step: int | None
@@ -75,12 +65,9 @@ class Claims(NotebookHtml, tuple[Claim, ...]):
     """All rows."""
 
 
-def fill(id_: str, finding: Finding) -> Claim:
-    """The row `id_` with a finding."""
-    return Claim(id_, *ROWS[id_], **vars(finding))
-
-
-def judge(computed: str, holds: bool | None, note: str = "") -> Finding:
-    """A finding for a claim that should hold; `holds` is None if there is nothing to compare."""
-    verdict: Verdict = "rule" if holds is None else "holds" if holds else "differs"
-    return Finding(computed, verdict, holds is not False, note)
+def fill(
+    id_: str, computed: str, ok: bool, verdict: Verdict | None = None, note: str = ""
+) -> Claim:
+    """Fill in the row `id_`; without a verdict, the claim holds if the row is ok, else differs."""
+    verdict = verdict or ("holds" if ok else "differs")
+    return Claim(id_, *ROWS[id_], computed, verdict, ok, note)

@@ -11,7 +11,7 @@ from torch.nn.utils import parameters_to_vector
 from mnist_mlp.constants import LESSON_LAYER_SIZES, LESSON_PARAMETERS
 from mnist_mlp.lesson import measures
 from mnist_mlp.lesson.claims import judge_collapse, judge_small_step, judge_untrained
-from mnist_mlp.lesson.table import Claim, Finding, fill, judge
+from mnist_mlp.lesson.table import Claim, fill
 from mnist_mlp.runs.checkpoint import Checkpoint, weights_sha256
 from mnist_mlp.steps.backprop import autograd, chain_rule, is_linear_relu_stack
 from mnist_mlp.steps.data import Dataset, to_images
@@ -36,58 +36,60 @@ def check_network(
     images, labels = to_images(data.train.pixels[:BATCH]).double(), data.train.labels[:BATCH]
 
     low, high = measures.intensity_range(data.train.pixels)
-    range_ = judge(f"{low:g} to {high:g} in the training images", (low, high) == (0, 1))
-    yield fill("pixel-range", range_)
-    one_layer = len(checkpoint.config.model.layer_sizes) == 2
-    alone = judge("this network is one layer", None)
-    yield fill("collapse", alone if one_layer else judge_collapse(model, images))
-    yield fill("total", _check_parameters(checkpoint))
+    computed = f"{low:g} to {high:g} in the training images"
+    yield fill("pixel-range", computed, (low, high) == (0, 1))
+    if len(checkpoint.config.model.layer_sizes) == 2:
+        yield fill("collapse", "this network is one layer", True, "rule")
+    else:
+        yield judge_collapse(model, images)
+    yield _check_parameters(checkpoint)
     p = torch.from_numpy(predict_probabilities(checkpoint.model, data.test.pixels))
     off = measures.sum_error(p)
-    sums = judge(f"{off:.1e} from 1 at most, over {len(p):,} test images", off < 1e-12)
-    yield fill("sums-to-one", sums)
+    computed = f"{off:.1e} from 1 at most, over {len(p):,} test images"
+    yield fill("sums-to-one", computed, off < 1e-12)
     if rows and rows[0].epoch == 0 and not checkpoint.environment.get("init_from"):
-        yield fill("untrained-loss", judge_untrained(rows[0].train_loss, "the training images"))
-    yield fill("chain-rule", _check_gradients(model, images, labels))
-    yield fill("small-step", judge_small_step(model, images, labels))
+        yield judge_untrained(rows[0].train_loss, "the training images")
+    yield _check_gradients(model, images, labels)
+    yield judge_small_step(model, images, labels)
     yield from _check_records(checkpoint, test)
 
 
-def _check_parameters(checkpoint: Checkpoint) -> Finding:
+def _check_parameters(checkpoint: Checkpoint) -> Claim:
     layers = count_parameters(checkpoint.model)
     total = sum(layer.parameters for layer in layers)
     computed = f"{total:,}: {'; '.join(map(str, layers))}"
     if checkpoint.config.model.layer_sizes == LESSON_LAYER_SIZES:
-        return judge(computed, total == LESSON_PARAMETERS)
-    return judge(f"{computed}; the lesson's network is 784-128-64-10", None)
+        return fill("total", computed, total == LESSON_PARAMETERS)
+    return fill("total", f"{computed}; the lesson's network is 784-128-64-10", True, "rule")
 
 
-def _check_gradients(model: nn.Sequential, images: Tensor, labels: Tensor) -> Finding:
+def _check_gradients(model: nn.Sequential, images: Tensor, labels: Tensor) -> Claim:
     if not is_linear_relu_stack(model):
-        return judge("the chain rule by hand covers ReLU only; autograd trains this network", None)
+        computed = "the chain rule by hand covers ReLU only; autograd trains this network"
+        return fill("chain-rule", computed, True, "rule")
     by_hand, automatic = (
         parameters_to_vector(measures.gradients(model, path, images, labels).values())
         for path in (chain_rule, autograd)
     )
     apart, largest = (by_hand - automatic).abs().max().item(), automatic.abs().max().item()
-    return judge(
+    computed = (
         f"by hand and autograd {apart:.1e} apart at most, of gradients up to {largest:.1e} "
-        f"(float64, {len(labels)} training images)",
-        apart <= 1e-12 * max(1, largest),
+        f"(float64, {len(labels)} training images)"
     )
+    return fill("chain-rule", computed, apart <= 1e-12 * max(1, largest))
 
 
 def _check_records(checkpoint: Checkpoint, test: Evaluation) -> Iterator[Claim]:
     """Whether the test accuracy and the weights are those that training recorded."""
     recorded = checkpoint.metrics.get("test_accuracy")
     if isinstance(recorded, float) and checkpoint.metrics.get("updates") == checkpoint.update:
-        computed = f"{test.accuracy:.2%} on {test.examples:,} test images"
         # With other threads one image more or less may be read correctly.
-        finding = judge(computed, abs(test.accuracy - recorded) * test.examples < 1.5)
-        claim = "the test accuracy that training recorded"
-        yield Claim("test-accuracy", 8, claim, f"{recorded:.2%}", **vars(finding))
+        ok = abs(test.accuracy - recorded) * test.examples < 1.5
+        claim = "the test accuracy that training recorded", f"{recorded:.2%}"
+        computed = f"{test.accuracy:.2%} on {test.examples:,} test images"
+        yield Claim("test-accuracy", 8, *claim, computed, "holds" if ok else "differs", ok)
     file, network = load_file(checkpoint.path), checkpoint.model.state_dict()
-    equal = all(torch.equal(tensor, file[name]) for name, tensor in network.items())
-    finding = judge(f"weights_sha256 {weights_sha256(checkpoint.model)}", equal)
-    claim = "the network of this page is the one in its file"
-    yield Claim("weights", 8, claim, "equal", **vars(finding))
+    ok = all(torch.equal(tensor, file[name]) for name, tensor in network.items())
+    claim = "the network of this page is the one in its file", "equal"
+    computed = f"weights_sha256 {weights_sha256(checkpoint.model)}"
+    yield Claim("weights", 8, *claim, computed, "holds" if ok else "differs", ok)

@@ -2,7 +2,6 @@
 
 import base64
 import io
-from functools import singledispatch
 from html import escape
 from pathlib import Path
 
@@ -46,57 +45,40 @@ def train_model(
     return result
 
 
-@singledispatch
 def to_html(shown: object) -> str:
     """A result as HTML: what its `_repr_html_` returns."""
-    raise TypeError(f"no HTML for {type(shown).__name__}")
-
-
-@to_html.register
-def _(evaluation: Evaluation) -> str:
-    scores, matrix = terminal.score_rows(evaluation), terminal.confusion_rows(evaluation)
-    summary = escape(terminal.summarise_evaluation(evaluation))
-    return f"<p>{summary}</p>{html_table(scores)}<p>{terminal.MATRIX}</p>{html_table(matrix)}"
-
-
-@to_html.register
-def _(claims: Claims) -> str:
-    return html_table(map(format_claim, claims))
-
-
-@to_html.register
-def _(runs: Runs) -> str:
-    rows = map(run_tables.describe_run, runs)
-    return html_table(rows) if runs else f"<p>{run_tables.NO_RUNS}</p>"
-
-
-@to_html.register
-def _(result: RunResult) -> str:
-    return html_table([{"": key, "value": value} for key, value in result.to_json().items()])
-
-
-@to_html.register
-def _(prediction: Prediction) -> str:
-    rows = [
-        {"digit": digit, "probability": f"{p:.2%}", "": terminal.bar(p)}
-        for digit, p in enumerate(prediction.probabilities)
-    ]
-    return _pixels(prediction.pixels) + html_table(rows)
-
-
-@to_html.register
-def _(trace: Trace) -> str:
-    text = io.StringIO()
-    console = Console(file=text, width=100, highlight=False, markup=False, force_jupyter=False)
-    terminal.show_trace(console, trace)
-    pixels = (trace.input * 255).byte().view(28, 28).numpy()
-    return f"{_pixels(pixels)}<pre>{escape(text.getvalue())}</pre>"
-
-
-@to_html.register
-def _(picture: Picture) -> str:
-    alt = f"{picture.figure.get_suptitle()}. {picture.shows}"
-    return _img(figures.render(picture.figure, "png"), alt, 'width="700"')
+    match shown:
+        case Evaluation():
+            scores, matrix = terminal.score_rows(shown), terminal.confusion_rows(shown)
+            return (
+                f"<p>{escape(terminal.summarise_evaluation(shown))}</p>{html_table(scores)}"
+                f"<p>{terminal.MATRIX}</p>{html_table(matrix)}"
+            )
+        case Claims():
+            return html_table(map(format_claim, shown))
+        case Runs():
+            rows = map(run_tables.describe_run, shown)
+            return html_table(rows) if shown else f"<p>{run_tables.NO_RUNS}</p>"
+        case RunResult():
+            return html_table({"": key, "value": value} for key, value in shown.to_json().items())
+        case Prediction():
+            return _pixels(shown.pixels) + html_table(
+                {"digit": digit, "probability": f"{p:.2%}", "": terminal.bar(p)}
+                for digit, p in enumerate(shown.probabilities)
+            )
+        case Trace():
+            text = io.StringIO()
+            console = Console(
+                file=text, width=100, highlight=False, markup=False, force_jupyter=False
+            )
+            terminal.show_trace(console, shown)
+            pixels = (shown.input * 255).byte().view(28, 28).numpy()
+            return f"{_pixels(pixels)}<pre>{escape(text.getvalue())}</pre>"
+        case Picture():
+            alt = f"{shown.figure.get_suptitle()}. {shown.shows}"
+            return _img(figures.render(shown.figure, "png"), alt, 'width="700"')
+        case _:
+            raise TypeError(f"no HTML for {type(shown).__name__}")
 
 
 def _pixels(pixels: Pixels) -> str:
