@@ -6,6 +6,7 @@ computes the correct result. Where the lesson is wrong, `differs` is ok. A row u
 later step, so the first row that is not ok shows which step is broken.
 """
 
+import copy
 import math
 from collections.abc import Iterator
 
@@ -94,6 +95,7 @@ def _layer(data: Dataset) -> Iterator[Claim]:
     yield judge_collapse(model, images, apart=1e-12, active=0.01)
 
 
+@torch.no_grad()
 def judge_collapse(
     model: nn.Sequential, images: Tensor, apart: float = 1e-10, active: float = 0.0
 ) -> Claim:
@@ -102,7 +104,17 @@ def judge_collapse(
     Without activations the logits may differ by `apart` from the merged layer's, with activations
     they must differ by `active`, both as fractions of the largest logit.
     """
-    linear, with_activations = measures.compare_with_merged(model, images)
+    first, *others = [module for module in model if isinstance(module, nn.Linear)]
+    sizes = [first.in_features, first.out_features, *(layer.out_features for layer in others)]
+    stack = build_mlp(sizes, "identity").double()
+    stack.load_state_dict(model.state_dict())
+    W, b = first.weight, first.bias  # of the merged layer: (C, D) and (C,) after the loop
+    for layer in others:
+        W, b = layer.weight @ W, layer(b)
+    merged = images @ W.T + b
+    linear, with_activations = (
+        measures.relative_difference(network(images), merged) for network in (stack, model)
+    )
     computed = (
         f"without activations, stack and merged layer differ by {linear:.1e} of the largest logit; "
         f"with them, by {with_activations:.2g}"
@@ -256,9 +268,17 @@ def judge_small_step(
 ) -> Claim:
     """Judge the claim `small-step` for a network and images (B, D), both in float64.
 
+    One SGD step, on a copy, is to reduce the loss by a thousandth of itself to first order.
     `within`: how far the fall may be from learning_rate × ‖gradient‖², relative to that.
     """
-    before, after, learning_rate = measures.take_small_step(model, images, labels, fraction=0.001)
+    model = copy.deepcopy(model)
+    found = measures.gradients(model, autograd, images, labels)
+    squared = sum(gradient.square().sum().item() for gradient in found.values())
+    with torch.no_grad():
+        before = cross_entropy(model(images), labels).item()
+        learning_rate = 0.001 * before / squared if squared else 0.0
+        build_optimizer(model.parameters(), "sgd", learning_rate).step()
+        after = cross_entropy(model(images), labels).item()
     if before < 1e-9:  # a thousandth of it is close to rounding errors
         computed = f"the loss of {len(labels)} training images is {before:.1e}: no lower"
         return fill("small-step", computed, True, "rule")

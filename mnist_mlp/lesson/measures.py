@@ -1,6 +1,5 @@
 """Measurements that decide the lesson's claims."""
 
-import copy
 import math
 from collections.abc import Callable
 from itertools import accumulate, repeat
@@ -9,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mnist_mlp.steps.backprop import Backward, autograd
+from mnist_mlp.steps.backprop import Backward
 from mnist_mlp.steps.data import Dataset, to_images
 from mnist_mlp.steps.loss import cross_entropy
 from mnist_mlp.steps.model import build_mlp
@@ -21,24 +20,6 @@ def intensity_range(pixels: Tensor) -> tuple[float, float]:
     """The lowest and the highest input that a network gets from pixels (N, 784)."""
     low, high = to_images(torch.stack(pixels.aminmax())).tolist()
     return low, high
-
-
-@torch.no_grad()
-def compare_with_merged(model: nn.Sequential, images: Tensor) -> tuple[float, float]:
-    """How far logits of images (B, D) are from the merged layers', as fractions of the largest.
-
-    Returns the difference for the same network without activations, and for the network itself.
-    The model and the images are in float64.
-    """
-    first, *others = [module for module in model if isinstance(module, nn.Linear)]
-    sizes = [first.in_features, first.out_features, *(layer.out_features for layer in others)]
-    stack = build_mlp(sizes, "identity").double()
-    stack.load_state_dict(model.state_dict())
-    W, b = first.weight, first.bias  # of the merged layer: (C, D) and (C,) after the loop
-    for layer in others:
-        W, b = layer.weight @ W, layer(b)
-    merged = images @ W.T + b
-    return relative_difference(stack(images), merged), relative_difference(model(images), merged)
 
 
 def sum_error(p: Tensor) -> float:
@@ -53,24 +34,6 @@ def gradients(
     """The gradient of each parameter by `chain_rule` or `autograd`; also left in `.grad`."""
     path(model)(images, labels)
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
-def take_small_step(
-    model: nn.Sequential, images: Tensor, labels: Tensor, fraction: float
-) -> tuple[float, float, float]:
-    """Take one SGD step, on a copy, that to first order reduces the loss by a fraction of itself.
-
-    Returns the loss before and after, and the learning rate.
-    """
-    model = copy.deepcopy(model)
-    found = gradients(model, autograd, images, labels)
-    squared = sum(gradient.square().sum().item() for gradient in found.values())
-    with torch.no_grad():
-        before = cross_entropy(model(images), labels).item()
-        learning_rate = fraction * before / squared if squared else 0.0
-        build_optimizer(model.parameters(), "sgd", learning_rate).step()
-        after = cross_entropy(model(images), labels).item()
-    return before, after, learning_rate
 
 
 def never_learned(data: Dataset, batch_size: int = 64) -> tuple[int, int, int]:

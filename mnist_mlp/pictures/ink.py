@@ -67,11 +67,7 @@ class Pieces:
     size: NDArray[np.int64]  # the longer side of its bounding box
     sides: NDArray[np.int64]  # how many of the picture's sides it touches
     score: Grey
-
-    @property
-    def main(self) -> int:
-        """The piece that is most likely a digit."""
-        return int(self.score.argmax())
+    main: int  # the piece with the highest score: the most likely digit
 
 
 def find_ink(grey: Grey, invert: Invert = "auto") -> Found:
@@ -183,7 +179,8 @@ def _pieces(strength: Grey, threshold: float) -> Pieces:
     height, width = strength.shape
     sides = (top == 0) * 1 + (left == 0) + (bottom == height) + (right == width)
     score: Grey = ink * level * AT_BORDER[sides]
-    return Pieces(labels, ink, level, np.maximum(bottom - top, right - left), sides, score)
+    size = np.maximum(bottom - top, right - left)
+    return Pieces(labels, ink, level, size, sides, score, int(score.argmax()))
 
 
 def _choose(pieces: Pieces) -> tuple[Mask, Mask, list[str], str | None]:

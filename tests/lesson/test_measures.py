@@ -4,14 +4,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from mnist_mlp.lesson.claims import judge_collapse, judge_small_step
 from mnist_mlp.lesson.measures import (
-    compare_with_merged,
     finite_differences,
     gradients,
     intensity_range,
     never_learned,
     sum_error,
-    take_small_step,
 )
 from mnist_mlp.steps.backprop import autograd, chain_rule
 from mnist_mlp.steps.data import Dataset, load_dataset
@@ -121,10 +120,10 @@ def test_layers_without_an_activation_are_the_merged_layer(digits: Dataset) -> N
     images = digits.test.images[:50].double()
     for activation in ("relu", "tanh"):
         model = build_mlp((784, 50, 40, 30, 10), activation, seed=1).double()
-        linear, active = compare_with_merged(model, images)
-        assert linear < 1e-12
-        assert active > 0.001
-    assert compare_with_merged(build_mlp((784, 9, 10), "identity", 0).double(), images)[1] < 1e-12
+        assert judge_collapse(model, images, apart=1e-12, active=0.001).ok
+    model = build_mlp((784, 9, 10), "identity", 0).double()
+    assert judge_collapse(model, images, apart=1e-12, active=0).ok
+    assert not judge_collapse(model, images, apart=1e-12, active=1e-12).ok
 
 
 def test_a_sum_that_is_not_1() -> None:
@@ -136,8 +135,8 @@ def test_a_small_step_takes_its_fraction_off_the_loss(digits: Dataset) -> None:
     model = build_mlp(seed=0).double()
     weights = [p.detach().clone() for p in model.parameters()]
     images, labels = digits.train.images[:64].double(), digits.train.labels[:64]
-    before, after, learning_rate = take_small_step(model, images, labels, 1e-5)
-    assert before == cross_entropy(model(images), labels).item()
-    assert 1 - after / before == pytest.approx(1e-5, rel=0.01)
-    assert learning_rate > 0
+    claim = judge_small_step(model, images, labels, within=0.01)
+    assert claim.ok
+    assert claim.computed.startswith(f"{cross_entropy(model(images), labels):.6g} → ")
+    assert not judge_small_step(model, images, labels, within=1e-6).ok
     assert all(map(torch.equal, model.parameters(), weights))
