@@ -8,6 +8,7 @@ from mnist_mlp.notebook_html import NotebookHtml
 Verdict = Literal["holds", "rounds", "differs", "rule", "cited"]
 LOOP = "each epoch: each example forward, loss, backward, update; then the test set"
 PRINTED = "0.01 0.00 0.00 0.00 0.01 0.00 0.00 0.96 0.00 0.01"
+"""The softmax of the worked logits as the lesson prints it."""
 ROWS: dict[str, tuple[int | None, str, str]] = {
     "pixels": (1, "an image is a vector of pixels", "28 × 28 = 784"),
     "pixel-range": (1, "each input is an intensity from black to white", "0 to 1"),

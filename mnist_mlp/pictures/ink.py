@@ -81,7 +81,10 @@ def find_ink(grey: Grey, invert: Invert = "auto") -> Found:
     detail = np.abs(grey - ndimage.uniform_filter(grey, 3))
     # A normal distribution's quartile of absolute values is 0.32 sigma.
     noise = _quartile(detail) / 0.32 / (2 * reach + 1)
-    usual = _usual(grey)
+    factor = -(-max(grey.shape) // USUAL_SIDE)
+    small = shrink(grey, factor)
+    usual = ndimage.median_filter(small, _odd(USUAL_WINDOW * min(small.shape)))
+    usual = usual.repeat(factor, 0).repeat(factor, 1)[: grey.shape[0], : grey.shape[1]]
     dark = _find_dark(smooth, usual, noise) if invert != "no" else None
     light = _find_dark(1 - smooth, 1 - usual, noise) if invert != "yes" else None
     if not (dark or light):
@@ -219,15 +222,6 @@ def _clutter(strength: Grey, chosen: Mask, border: Mask) -> float:
     near = ndimage.maximum_filter(chosen | border, 2 * (size // 20) + 3)
     around = strength[box][~near[box]]
     return float(around.mean()) if around.size else 0.0
-
-
-def _usual(grey: Grey) -> Grey:
-    """The median brightness around each pixel, in blocks (H, W)."""
-    factor = -(-max(grey.shape) // USUAL_SIDE)
-    small = shrink(grey, factor)
-    usual: Grey = ndimage.median_filter(small, _odd(USUAL_WINDOW * min(small.shape)))
-    height, width = grey.shape
-    return usual.repeat(factor, 0).repeat(factor, 1)[:height, :width]
 
 
 def _quartile(values: Grey) -> float:

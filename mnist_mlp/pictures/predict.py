@@ -24,7 +24,7 @@ from mnist_mlp.steps.data import to_images
 from mnist_mlp.steps.loss import softmax
 
 TURN = 10  # degrees
-SURE = 0.9  # the mean probability over an image's variants, from which on an answer is sure
+SURE = 0.9  # the mean probability over an image and its variants, from which on an answer is sure
 
 
 @dataclass(frozen=True)
@@ -79,19 +79,15 @@ def predict_file(
             raise ImageError(found.refusal)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from None
-    images = to_images(torch.from_numpy(variants(pixels)).flatten(1))  # (N, 784)
+    # The image, and its variants: moved by a pixel, turned a little.
+    moved = [np.roll(pixels, by, axis) for axis in (0, 1) for by in (-1, 1)]
+    turned = [ndimage.rotate(pixels, angle, reshape=False, order=1) for angle in (-TURN, TURN)]
+    images = torch.from_numpy(np.stack([pixels, *moved, *turned])).flatten(1)  # (N, 784)
     with torch.no_grad():
-        probabilities = softmax(model(images))  # (N, 10)
+        probabilities = softmax(model(to_images(images)))  # (N, 10)
     digit = probabilities[0].argmax()
     sure = bool(probabilities[:, digit].mean() > SURE)
     return Prediction(path, pixels, probabilities[0].tolist(), sure, found.left_out)
-
-
-def variants(pixels: Pixels) -> Pixels:
-    """The image itself, then moved by a pixel and turned a little: (N, 28, 28)."""
-    moved = [np.roll(pixels, by, axis) for axis in (0, 1) for by in (-1, 1)]
-    turned = [ndimage.rotate(pixels, angle, reshape=False, order=1) for angle in (-TURN, TURN)]
-    return np.stack([pixels, *moved, *turned])
 
 
 def save_picture(grey: Pixels, folder: Path, stem: str) -> None:
