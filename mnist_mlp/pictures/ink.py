@@ -81,6 +81,7 @@ def find_ink(grey: Grey, invert: Invert = "auto") -> Found:
     detail = np.abs(grey - ndimage.uniform_filter(grey, 3))
     # A normal distribution's quartile of absolute values is 0.32 sigma.
     noise = _quartile(detail) / 0.32 / (2 * reach + 1)
+    # The median brightness around each pixel, measured in blocks.
     factor = -(-max(grey.shape) // USUAL_SIDE)
     small = shrink(grey, factor)
     usual = ndimage.median_filter(small, _odd(USUAL_WINDOW * min(small.shape)))

@@ -29,7 +29,8 @@ MAX_STROKE, MAX_LENGTH = 7.5, 66  # pixels of the box: what has more is not a di
 def prepare(grey: Grey, invert: Invert = "auto") -> tuple[Pixels, Found]:
     """Find the digit in a picture (H, W), from 0 (black) to 1 (white).
 
-    Returns it as MNIST stores it, (28, 28), bright ink on black; and how it was found.
+    Returns it as MNIST stores it, (28, 28), bright ink on black; and how it was found, with a
+    refusal if it does not look like one digit.
 
     Raises:
         ImageError: The picture is blank.
