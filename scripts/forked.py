@@ -5,6 +5,7 @@ during imports, which modules are imported) needs `python -m mnist_mlp` instead.
 """
 
 import contextlib
+import gc
 import importlib
 import multiprocessing
 import os
@@ -36,9 +37,10 @@ def _modules() -> list[str]:
     paths = (path.relative_to(package.parent) for path in sorted(package.rglob("*.py")))
     names = [".".join(path.with_suffix("").parts) for path in paths if path.stem != "__main__"]
     late = ["sklearn.datasets", "sklearn.model_selection", "torchvision.datasets.mnist"]
-    return [name.removesuffix(".__init__") for name in names] + late
+    return [__name__, *(name.removesuffix(".__init__") for name in names), *late]
 
 
+gc.set_threshold(500_000)  # as the program does; here for the server, which imports this first
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(_modules())
 

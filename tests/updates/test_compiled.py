@@ -332,7 +332,7 @@ print(float(updater.network()[1].weight.detach().sum()), hits)
 
 def start(copy: Path, script: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-B", "-c", script],
+        [sys.executable, "-B", "-c", f"import gc; gc.disable()\n{script}\ngc.freeze()"],
         env={**os.environ, "PYTHONPATH": str(copy)} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
