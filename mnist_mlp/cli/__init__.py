@@ -17,9 +17,10 @@ from typing import Annotated, NoReturn
 import typer
 
 from mnist_mlp import errors
-from mnist_mlp.cli import checks, common, experiments, images, networks
+from mnist_mlp.cli import checks, experiments, images, networks
 from mnist_mlp.config import resembling_key
 from mnist_mlp.updates.ranks import processes, rank
+from mnist_mlp.views.terminal import Output
 
 app = typer.Typer(
     name="mnist-mlp",
@@ -31,7 +32,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        common.print_text(f"mnist-mlp {metadata.version('mnist-mlp')}")
+        Output(json_=False, quiet=False).print(f"mnist-mlp {metadata.version('mnist-mlp')}")
         raise typer.Exit
 
 

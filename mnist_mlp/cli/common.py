@@ -1,40 +1,68 @@
-"""What the commands share: their options, how they find their inputs, and how they print."""
+"""What the commands share: their options, their console, and how they find their inputs."""
 
 import json
-import sys
+from collections.abc import Callable
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from typer import Argument, Option
 
 from mnist_mlp.config import Config, load_config
 from mnist_mlp.runs.directory import newest_run
+from mnist_mlp.updates.ranks import rank
 from mnist_mlp.views import terminal
 
 if TYPE_CHECKING:
     from mnist_mlp.runs.checkpoint import Checkpoint
 
-_CONFIG = typer.Option("--config", help="A YAML file, or the name of a bundled config.")
+_CONFIG = Option("--config", help="A YAML file, or the name of a bundled config.")
 ConfigName = Annotated[str, _CONFIG]
 OptionalConfigName = Annotated[str | None, _CONFIG]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Config overrides, such as train.epochs=3."),
+    Argument(metavar="KEY=VALUE", help="Config overrides, such as train.epochs=3."),
 ]
 Target = Annotated[
-    Path | None,
-    typer.Argument(metavar="RUN|CHECKPOINT", help="Default: the newest run under runs/."),
+    Path | None, Argument(metavar="RUN|CHECKPOINT", help="Default: the newest run under runs/.")
 ]
-Best = Annotated[bool, typer.Option("--best", help="The best epoch by validation, not the newest.")]
-Root = Annotated[str | None, typer.Option(help="Data root: beats MNIST_MLP_DATA and the config.")]
-Device = Annotated[
-    Literal["auto", "cpu", "cuda"] | None, typer.Option("--device", help="Overrides the config.")
-]
-Split = Annotated[Literal["test", "validation", "train"], typer.Option(help="Which examples.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, and only JSON, to stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print only errors and --json.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show an error's traceback.")]
-"""Every command has it; only `main` looks for it."""
+Best = Annotated[bool, Option("--best", help="The best epoch by validation, not the newest.")]
+Root = Annotated[str | None, Option(help="Data root: beats MNIST_MLP_DATA and the config.")]
+Device = Annotated[Literal["auto", "cpu", "cuda"] | None, Option(help="Overrides the config.")]
+SHARED = {
+    "json_": Annotated[bool, Option("--json", help="Print JSON, and only JSON, to stdout.")],
+    "quiet": Annotated[bool, Option("--quiet", help="Print only errors and --json.")],
+    "debug": Annotated[bool, Option("--debug", help="Show an error's traceback.")],
+}
+"""Every command has `--debug`; only `main` looks for it."""
+
+
+def command(
+    without: str = "", progress: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a command of a function that takes a console before its own options.
+
+    It gets the `SHARED` options too, except for one. Of several processes only rank 0 prints.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        @wraps(function)
+        def run(json_: bool = False, quiet: bool = False, debug: bool = False, **own: Any) -> None:
+            with terminal.open_console(json_, quiet or rank() > 0, progress) as console:
+                function(console, **own)
+
+        # Typer reads a command's options from its signature.
+        _, *own = signature(function).parameters.values()
+        shared = [
+            Parameter(name, Parameter.KEYWORD_ONLY, default=False, annotation=option)
+            for name, option in SHARED.items()
+            if name != without
+        ]
+        run.__signature__ = Signature([*own, *shared])  # type: ignore[attr-defined]
+        return run
+
+    return decorate
 
 
 def read_config(
@@ -55,16 +83,3 @@ def read_checkpoint(target: Path | None, best: bool = False) -> "Checkpoint":
     from mnist_mlp.runs.checkpoint import load_checkpoint
 
     return load_checkpoint(target or newest_run(), best=best)
-
-
-def print_text(text: str) -> None:
-    """Print to stdout; a reader that has closed the pipe is no error."""
-    try:
-        typer.echo(text)
-    except BrokenPipeError:
-        terminal.discard(sys.stdout)
-
-
-def print_json(value: Any) -> None:
-    """Print a value to stdout as one line of JSON."""
-    print_text(json.dumps(value, allow_nan=False))

@@ -4,65 +4,61 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from typer import Argument, Option
 
 from mnist_mlp.cli import common
 from mnist_mlp.errors import ImageError, UsageError
 from mnist_mlp.runs.directory import find_run, is_network
-from mnist_mlp.views import terminal
+from mnist_mlp.views.terminal import Output, show_prediction, show_trace
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
 Index = Annotated[
-    int | None, typer.Option(min=0, help="Which image of the split. Default: the first, 0.")
+    int | None, Option(min=0, help="Which image of the split. Default: the first, 0.")
 ]
-TraceSplit = Annotated[
-    Literal["test", "validation", "train"] | None, typer.Option(help="Default: test.")
-]
-ImageFile = Annotated[Path | None, typer.Option(help="Your own image instead; see predict.")]
+Split = Annotated[Literal["test", "validation", "train"] | None, Option(help="Default: test.")]
+ImageFile = Annotated[Path | None, Option(help="Your own image instead; see predict.")]
 Label = Annotated[
     int | None,
-    typer.Option(min=0, max=9, help="Of --image. Default: from its name, else the prediction."),
+    Option(min=0, max=9, help="Of --image. Default: from its name, else the prediction."),
 ]
-Untrained = Annotated[bool, typer.Option("--untrained", help="A new network, not a trained one.")]
+Untrained = Annotated[bool, Option("--untrained", help="A new network, not a trained one.")]
 NewConfig = Annotated[
-    str | None, typer.Option(help="With --untrained: whose network and data. Default: digits.")
+    str | None, Option(help="With --untrained: whose network and data. Default: digits.")
 ]
-LearningRate = Annotated[float, typer.Option(min=0, help="For one gradient descent update.")]
+LearningRate = Annotated[float, Option(min=0, help="For one gradient descent update.")]
 Images = Annotated[
     list[Path],
-    typer.Argument(metavar="[RUN|CHECKPOINT] IMAGE...", help="Image files, or folders of them."),
+    Argument(metavar="[RUN|CHECKPOINT] IMAGE...", help="Image files, or folders of them."),
 ]
 Invert = Annotated[
-    Literal["auto", "yes", "no"],
-    typer.Option(help="yes: dark ink on light paper; no: light on dark."),
+    Literal["auto", "yes", "no"], Option(help="yes: dark ink on light paper; no: light on dark.")
 ]
-Show = Annotated[bool, typer.Option("--show", help="Show the network's input and probabilities.")]
+Show = Annotated[bool, Option("--show", help="Show the network's input and probabilities.")]
 SaveSeen = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Save the network's input there, as PNG files.")
+    Path | None, Option(metavar="DIR", help="Save the network's input there, as PNG files.")
 ]
 SaveSteps = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="Save what each step made of a picture there, as PNG files."),
+    Option(metavar="DIR", help="Save what each step made of a picture there, as PNG files."),
 ]
 
 
+@common.command()
 def trace(
+    console: Output,
     target: common.Target = None,
     best: common.Best = False,
     index: Index = None,
-    split: TraceSplit = None,
+    split: Split = None,
     image: ImageFile = None,
     label: Label = None,
     untrained: Untrained = False,
     config: NewConfig = None,
     learning_rate: LearningRate = 0.1,
     root: common.Root = None,
-    json_: common.Json = False,
-    quiet: common.Quiet = False,
-    debug: common.Debug = False,
 ) -> None:
     """Take one image through the lesson's eight steps, with a real network's numbers."""
     if untrained and (target or best):
@@ -74,37 +70,36 @@ def trace(
     if image and (index is not None or split):
         raise UsageError("--image is an image of your own: omit --index and --split")
     settings = common.read_config(config or "digits", root=root) if untrained else None
-    with terminal.open_console(json_, quiet) as console:
-        from mnist_mlp.lesson.trace import trace_image
-        from mnist_mlp.runs.environment import load_run_dataset
-        from mnist_mlp.steps.data import to_images
-        from mnist_mlp.steps.model import build_mlp
+    from mnist_mlp.lesson.trace import trace_image
+    from mnist_mlp.runs.environment import load_run_dataset
+    from mnist_mlp.steps.data import to_images
+    from mnist_mlp.steps.model import build_mlp
 
-        if settings:
-            model = build_mlp(settings.model.layer_sizes, settings.model.activation, settings.seed)
-            console.print(f"an untrained network, seed {settings.seed}")
-        else:
-            checkpoint = common.read_checkpoint(target, best)
-            settings, model = checkpoint.config, checkpoint.model
-            console.print(str(checkpoint.path))
-        if image:
-            x, y = _own_image(model, image, label)
-            source: dict[str, Any] = {"split": None, "index": None, "image": str(image)}
-            console.print(f"{image}, label {y}")
-        else:
-            index, split = index or 0, split or "test"
-            examples = load_run_dataset(settings, root).split(split)
-            if index > (last := len(examples.labels) - 1):
-                raise UsageError(f"--index {index}: {settings.data.dataset} {split} ends at {last}")
-            x, y = examples.pixels[index], int(examples.labels[index])
-            source = {"split": split, "index": index}
-            console.print(f"{settings.data.dataset}, {split} split, image {index}")
-        traced = trace_image(model, to_images(x), y, learning_rate)
-        if not math.isfinite(traced.loss_after):
-            raise UsageError(f"--learning-rate {learning_rate:g}: the loss after it overflows")
-        terminal.show_trace(console, traced)
-    if json_:
-        common.print_json({"dataset": settings.data.dataset} | source | traced.to_json())
+    if settings:
+        model = build_mlp(settings.model.layer_sizes, settings.model.activation, settings.seed)
+        console.print(f"an untrained network, seed {settings.seed}")
+    else:
+        checkpoint = common.read_checkpoint(target, best)
+        settings, model = checkpoint.config, checkpoint.model
+        console.print(str(checkpoint.path))
+    source: dict[str, Any] = {"dataset": settings.data.dataset}
+    if image:
+        x, y = _own_image(model, image, label)
+        source |= {"split": None, "index": None, "image": str(image)}
+        console.print(f"{image}, label {y}")
+    else:
+        index, split = index or 0, split or "test"
+        examples = load_run_dataset(settings, root).split(split)
+        if index > (last := len(examples.labels) - 1):
+            raise UsageError(f"--index {index}: {settings.data.dataset} {split} ends at {last}")
+        x, y = examples.pixels[index], int(examples.labels[index])
+        source |= {"split": split, "index": index}
+        console.print(f"{settings.data.dataset}, {split} split, image {index}")
+    traced = trace_image(model, to_images(x), y, learning_rate)
+    if not math.isfinite(traced.loss_after):
+        raise UsageError(f"--learning-rate {learning_rate:g}: the loss after it overflows")
+    show_trace(console, traced)
+    console.print_result(source | traced.to_json())
 
 
 def _own_image(model: "nn.Sequential", image: Path, label: int | None) -> "tuple[Tensor, int]":
@@ -119,16 +114,15 @@ def _own_image(model: "nn.Sequential", image: Path, label: int | None) -> "tuple
     return torch.from_numpy(prediction.pixels).flatten(), y
 
 
+@common.command()
 def predict(
+    console: Output,
     paths: Images,
     best: common.Best = False,
     invert: Invert = "auto",
     show: Show = False,
     save_seen: SaveSeen = None,
     save_steps: SaveSteps = None,
-    json_: common.Json = False,
-    quiet: common.Quiet = False,
-    debug: common.Debug = False,
 ) -> None:
     """Read your own handwritten digits: photos or drawings, PNG, JPEG, BMP, WebP or GIF.
 
@@ -136,41 +130,39 @@ def predict(
     a digit and _ or . gives the label, which the summary counts. Of the configs, best reads
     people's digits best, and fast nearly as well. An answer is unsure if small changes upset it.
     """
+    from mnist_mlp.pictures import predict as pictures
+
+    paths = [find_run(path) for path in paths]
+    targets = [path for path in paths if is_network(path)]
+    images = [path for path in paths if path not in targets]
+    if len(targets) > 1:
+        raise UsageError(f"{' and '.join(map(str, targets))}: several networks; name one")
+    if not images:
+        raise UsageError(f"{targets[0]}: this is a network; name an image to read with it")
+    checkpoint = common.read_checkpoint(targets[0] if targets else None, best)
+    console.print(str(checkpoint.path))
+    files = list(pictures.pictures_of(images))
+    width = max(len(str(file)) for file in files)
     rows: list[dict[str, Any]] = []
     correct = []  # for each file with a label, whether the prediction is right
-    with terminal.open_console(json_, quiet) as console:
-        from mnist_mlp.pictures import predict as pictures
-
-        paths = [find_run(path) for path in paths]
-        targets = [path for path in paths if is_network(path)]
-        images = [path for path in paths if path not in targets]
-        if len(targets) > 1:
-            raise UsageError(f"{' and '.join(map(str, targets))}: several networks; name one")
-        if not images:
-            raise UsageError(f"{targets[0]}: this is a network; name an image to read with it")
-        checkpoint = common.read_checkpoint(targets[0] if targets else None, best)
-        console.print(str(checkpoint.path))
-        files = list(pictures.pictures_of(images))
-        width = max(len(str(file)) for file in files)
-        for file in files:
-            try:
-                prediction = pictures.predict_file(checkpoint.model, file, invert, save_steps)
-            except ImageError as error:
-                rows.append({"file": str(file), "error": str(error)})
-                if len(files) > 1:  # otherwise the error is all there is to say
-                    console.print(f"{file!s:{width}}  {str(error).removeprefix(f'{file}: ')}")
-                continue
-            rows.append(prediction.to_json())
-            if (label := pictures.label_of(file)) is not None:
-                correct.append(label == prediction.digit)
-            terminal.show_prediction(console, prediction, label, width, show)
-            if save_seen:
-                pictures.save_picture(prediction.pixels, save_seen, file.stem)
-        if total := len(correct):
-            right = sum(correct)
-            console.print(f"{right} of {total} labelled pictures read right: {right / total:.2%}")
-    if json_:
-        common.print_json(rows)
+    for file in files:
+        try:
+            prediction = pictures.predict_file(checkpoint.model, file, invert, save_steps)
+        except ImageError as error:
+            rows.append({"file": str(file), "error": str(error)})
+            if len(files) > 1:  # otherwise the error is all there is to say
+                console.print(f"{file!s:{width}}  {str(error).removeprefix(f'{file}: ')}")
+            continue
+        rows.append(prediction.to_json())
+        if (label := pictures.label_of(file)) is not None:
+            correct.append(label == prediction.digit)
+        show_prediction(console, prediction, label, width, show)
+        if save_seen:
+            pictures.save_picture(prediction.pixels, save_seen, file.stem)
+    if total := len(correct):
+        right = sum(correct)
+        console.print(f"{right} of {total} labelled pictures read right: {right / total:.2%}")
+    console.print_result(rows)
     if errors := [row["error"] for row in rows if "error" in row]:
         told = f"{len(errors)} of {len(rows)} pictures could not be read"
-        raise ImageError("\n".join(errors) if quiet or json_ or len(rows) == 1 else told)
+        raise ImageError("\n".join(errors) if console.quiet or len(rows) == 1 else told)

@@ -1,10 +1,10 @@
-"""The commands that make or use a network: train, eval, report, export."""
+"""The commands that make or use a network: train, eval, report, handout, export."""
 
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import typer
+from typer import Argument, Option
 
 from mnist_mlp.cli import common
 from mnist_mlp.errors import UsageError
@@ -12,40 +12,38 @@ from mnist_mlp.runs.directory import find_run, list_checkpoints, newest_run
 from mnist_mlp.runs.listing import list_runs
 from mnist_mlp.signals import stop_requested
 from mnist_mlp.updates.ranks import rank
-from mnist_mlp.views import terminal
+from mnist_mlp.views.terminal import Output, show_evaluation, show_run
 
 # Options of one command each; common.py has the others.
-RunDir = Annotated[Path | None, typer.Option(help="Default: a new folder runs/<config>-NNN.")]
-Resume = Annotated[str | None, typer.Option(metavar="RUN", help="The run to continue, or latest.")]
+RunDir = Annotated[Path | None, Option(help="Default: a new folder runs/<config>-NNN.")]
+Resume = Annotated[str | None, Option(metavar="RUN", help="The run to continue, or latest.")]
 InitFrom = Annotated[
-    Path | None,
-    typer.Option(metavar="RUN|CHECKPOINT", help="Begin with the weights of a trained network."),
+    Path | None, Option(metavar="RUN|CHECKPOINT", help="Begin with a trained network's weights.")
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Try everything on two mini-batches; keep only the data.")
+    bool, Option("--dry-run", help="Try everything on two mini-batches; keep only the data.")
 ]
-Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Save TensorBoard events.")]
+Tensorboard = Annotated[bool, Option("--tensorboard", help="Save TensorBoard events.")]
+Split = Annotated[Literal["test", "validation", "train"], Option(help="Which examples.")]
 Reported = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="RUN|CHECKPOINT...", help="Default: the newest run under runs/."),
+    Argument(metavar="RUN|CHECKPOINT...", help="Default: the newest run under runs/."),
 ]
 Folder = Annotated[
     Path | None,
-    typer.Option(
-        metavar="DIR", help="Default: the run, a new <name>-report, or for several runs here."
-    ),
+    Option(metavar="DIR", help="Default: the run, a new <name>-report, or for several runs here."),
 ]
-HandoutFolder = Annotated[
-    Path, typer.Option("--output", metavar="DIR", help="A new folder, or that of a handout.")
-]
+NewFolder = Annotated[Path, Option(metavar="DIR", help="A new folder, or that of a handout.")]
 Format = Annotated[
     Literal["html", "safetensors", "onnx", "pt2"],
-    typer.Option("--format", help="The explorer page, the weights, or a graph."),
+    Option("--format", help="The explorer page, the weights, or a graph."),
 ]
-File = Annotated[Path | None, typer.Option(metavar="FILE", help="Default: <run>.<format>, here.")]
+File = Annotated[Path | None, Option(metavar="FILE", help="Default: <run>.<format>, here.")]
 
 
+@common.command(progress=True)
 def train(
+    console: Output,
     config: common.OptionalConfigName = None,
     overrides: common.Overrides = None,
     device: common.Device = None,
@@ -55,44 +53,40 @@ def train(
     init_from: InitFrom = None,
     dry_run: DryRun = False,
     tensorboard: Tensorboard = False,
-    json_: common.Json = False,
-    quiet: common.Quiet = False,
-    debug: common.Debug = False,
 ) -> None:
     """Train a network as a config says, or continue a run that was stopped."""
-    if resume is not None and (config or run_dir or dry_run or init_from):
-        raise UsageError(
-            "--resume continues a run in place, by its own config and KEY=VALUE: "
-            "omit --config, --run-dir, --init-from and --dry-run"
-        )
-    with terminal.open_console(json_, quiet or rank() > 0, progress=True) as console:
-        if resume is not None:
-            run_dir = newest_run() if resume == "latest" else _run_to_resume(Path(resume))
-            config = str(run_dir / "config.yaml")
-        if config is None:
-            word = next((word for word in overrides or () if "=" not in word), None)
-            hint = "name a --config, such as --config digits, or a run to --resume"
-            raise UsageError(f"did you mean --config {word}?" if word else hint)
-        loaded = common.read_config(config, overrides, root, device)
-        with stop_requested() as stop:
-            from mnist_mlp.runs.training import run_events
+    if resume is not None:
+        if config or run_dir or dry_run or init_from:
+            raise UsageError(
+                "--resume continues a run in place, by its own config and KEY=VALUE: "
+                "omit --config, --run-dir, --init-from and --dry-run"
+            )
+        run_dir = newest_run() if resume == "latest" else _run_to_resume(Path(resume))
+        config = str(run_dir / "config.yaml")
+    if config is None:
+        word = next((word for word in overrides or () if "=" not in word), None)
+        hint = "name a --config, such as --config digits, or a run to --resume"
+        raise UsageError(f"did you mean --config {word}?" if word else hint)
+    loaded = common.read_config(config, overrides, root, device)
+    with stop_requested() as stop:
+        from mnist_mlp.runs.training import run_events
 
-            how: dict[str, Any] = {"dry_run": dry_run, "init_from": init_from, "stop": stop}
-            events = run_events(loaded, run_dir, resume=resume is not None, **how)
-            if tensorboard and rank() == 0:
-                from mnist_mlp.views.tensorboard import with_board
+        how: dict[str, Any] = {"dry_run": dry_run, "init_from": init_from, "stop": stop}
+        events = run_events(loaded, run_dir, resume=resume is not None, **how)
+        if tensorboard and rank() == 0:
+            from mnist_mlp.views.tensorboard import with_board
 
-                events = with_board(events)
-            result = terminal.show_run(console, events)
-        if loaded.report and result.run_dir:
-            from mnist_mlp.runs.environment import load_config_dataset
-            from mnist_mlp.views.report import draw_report
+            events = with_board(events)
+        result = show_run(console, events)
+    if loaded.report and result.run_dir:
+        from mnist_mlp.runs.environment import load_config_dataset
+        from mnist_mlp.views.report import draw_report
 
-            checkpoint = common.read_checkpoint(result.run_dir)
-            page = draw_report(checkpoint, load_config_dataset(loaded))
-            console.print(f"report in {page}")
-    if json_ and rank() == 0:
-        common.print_json(result.to_json())
+        checkpoint = common.read_checkpoint(result.run_dir)
+        page = draw_report(checkpoint, load_config_dataset(loaded))
+        console.print(f"report in {page}")
+    if rank() == 0:
+        console.print_result(result.to_json())
 
 
 def _run_to_resume(target: Path) -> Path:
@@ -101,9 +95,9 @@ def _run_to_resume(target: Path) -> Path:
     if target.is_dir():
         return target
     run = target.parent.parent
-    if target not in list_checkpoints(run):
+    if target not in (checkpoints := list_checkpoints(run)):
         raise UsageError(f"{target}: no such run; mnist-mlp runs lists those under runs/")
-    if target != (newest := list_checkpoints(run)[-1]):
+    if target != (newest := checkpoints[-1]):
         raise UsageError(
             f"{target}: its run went on to {newest.name}; --resume {run} continues that,\n"
             f"--init-from {target} begins a new run with its weights"
@@ -111,93 +105,87 @@ def _run_to_resume(target: Path) -> Path:
     return run
 
 
+@common.command()
 def evaluate(
+    console: Output,
     target: common.Target = None,
     best: common.Best = False,
-    split: common.Split = "test",
+    split: Split = "test",
     device: common.Device = None,
     root: common.Root = None,
-    json_: common.Json = False,
-    quiet: common.Quiet = False,
-    debug: common.Debug = False,
 ) -> None:
     """Evaluate a trained network: loss, accuracy, scores of each digit, confusion matrix."""
-    with terminal.open_console(json_, quiet) as console:
-        from mnist_mlp.runs import environment
-        from mnist_mlp.runs.checkpoint import weights_sha256
-        from mnist_mlp.steps.evaluate import evaluate_model
+    from mnist_mlp.runs import environment
+    from mnist_mlp.runs.checkpoint import weights_sha256
+    from mnist_mlp.steps.evaluate import evaluate_model
 
-        checkpoint = common.read_checkpoint(target, best)
-        torch_device = environment.resolve_device(device or checkpoint.config.device)
-        data = environment.load_run_dataset(checkpoint.config, root)
-        model, examples = checkpoint.model.to(torch_device), data.to(torch_device).split(split)
-        threads = environment.threads_of(checkpoint.config)
-        with environment.cpu_threads(threads):  # as in training, for equal results
-            evaluation = evaluate_model(model, *examples)
-        console.print(f"{checkpoint.path}: {data.name}, {split} split")
-        terminal.show_evaluation(console, evaluation)
-    if json_:
-        scores = {"per_class": [asdict(row) for row in evaluation.per_class]}
-        head, sha256 = {"dataset": data.name, "split": split}, weights_sha256(model)
-        common.print_json(head | asdict(evaluation) | scores | {"weights_sha256": sha256})
+    checkpoint = common.read_checkpoint(target, best)
+    torch_device = environment.resolve_device(device or checkpoint.config.device)
+    data = environment.load_run_dataset(checkpoint.config, root)
+    model, examples = checkpoint.model.to(torch_device), data.to(torch_device).split(split)
+    threads = environment.threads_of(checkpoint.config)
+    with environment.cpu_threads(threads):  # as in training, for equal results
+        evaluation = evaluate_model(model, *examples)
+    console.print(f"{checkpoint.path}: {data.name}, {split} split")
+    show_evaluation(console, evaluation)
+    head, sha256 = {"dataset": data.name, "split": split}, weights_sha256(model)
+    scores = {"per_class": [asdict(row) for row in evaluation.per_class]}
+    console.print_result(head | asdict(evaluation) | scores | {"weights_sha256": sha256})
 
 
+@common.command(without="json_")
 def report(
+    console: Output,
     targets: Reported = None,
     best: common.Best = False,
     output: Folder = None,
     root: common.Root = None,
-    quiet: common.Quiet = False,
-    debug: common.Debug = False,
 ) -> None:
     """Draw a run's pictures and write its page report.html, or compare several runs on one page."""
-    with terminal.open_console(False, quiet) as console:
-        target = targets[0] if targets else None
-        if targets and (len(targets) > 1 or (len(list_runs(find_run(targets[0]))) > 1)):
-            from mnist_mlp.views.comparison import compare_runs
+    target = targets[0] if targets else None
+    if targets and (len(targets) > 1 or (len(list_runs(find_run(targets[0]))) > 1)):
+        from mnist_mlp.views.comparison import compare_runs
 
-            console.print(str(compare_runs(targets, output)))
-            return
-        from mnist_mlp.runs.environment import load_run_dataset
-        from mnist_mlp.views.report import draw_report
+        console.print(str(compare_runs(targets, output)))
+        return
+    from mnist_mlp.runs.environment import load_run_dataset
+    from mnist_mlp.views.report import draw_report
 
-        checkpoint = common.read_checkpoint(target, best)
-        page = draw_report(checkpoint, load_run_dataset(checkpoint.config, root), output)
-        console.print(f"{page}, and pictures with their numbers in {page.parent / 'plots'}")
+    checkpoint = common.read_checkpoint(target, best)
+    page = draw_report(checkpoint, load_run_dataset(checkpoint.config, root), output)
+    console.print(f"{page}, and pictures with their numbers in {page.parent / 'plots'}")
 
 
+@common.command(without="json_")
 def handout(
+    console: Output,
     target: common.Target = None,
     best: common.Best = False,
-    output: HandoutFolder = Path("handout"),
+    output: NewFolder = Path("handout"),
     root: common.Root = None,
-    quiet: common.Quiet = False,
-    debug: common.Debug = False,
 ) -> None:
     """Write a class's pages: explorer, report, exercises with this network's numbers, answers."""
-    with terminal.open_console(False, quiet) as console:
-        from mnist_mlp.export.handout import write_handout
-        from mnist_mlp.runs.environment import load_run_dataset
+    from mnist_mlp.export.handout import write_handout
+    from mnist_mlp.runs.environment import load_run_dataset
 
-        checkpoint = common.read_checkpoint(target, best)
-        index = write_handout(checkpoint, output, load_run_dataset(checkpoint.config, root))
-        console.print(f"{index}; for other machines: python -m http.server --directory {output}")
+    checkpoint = common.read_checkpoint(target, best)
+    index = write_handout(checkpoint, output, load_run_dataset(checkpoint.config, root))
+    console.print(f"{index}; for other machines: python -m http.server --directory {output}")
 
 
+@common.command(without="json_")
 def export(
+    console: Output,
     target: common.Target = None,
     *,
     format_: Format,
     best: common.Best = False,
     output: File = None,
     root: common.Root = None,
-    quiet: common.Quiet = False,
-    debug: common.Debug = False,
 ) -> None:
     """Write a trained network as a page to explore it, or as a file for other programs."""
-    with terminal.open_console(False, quiet) as console:
-        checkpoint = common.read_checkpoint(target, best)
-        from mnist_mlp.export.network import export_network
+    checkpoint = common.read_checkpoint(target, best)
+    from mnist_mlp.export.network import export_network
 
-        path = export_network(checkpoint, format_, output, root)
-        console.print(f"{checkpoint.path} -> {path}, {path.stat().st_size:,} bytes")
+    path = export_network(checkpoint, format_, output, root)
+    console.print(f"{checkpoint.path} -> {path}, {path.stat().st_size:,} bytes")

@@ -1,13 +1,14 @@
 """Output for people, on a terminal or in a pipe: runs, evaluations, claims, traces."""
 
 import errno
+import json
 import logging
 import math
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from importlib.util import find_spec
 from typing import IO, TYPE_CHECKING, Any
 
@@ -45,8 +46,24 @@ LIVE = find_spec("ipywidgets") is not None
 MATRIX = "confusion matrix: rows are true digits, columns are predictions"
 
 
-class _Console(Console):
-    """A console that goes silent when its pipe or terminal is closed; the program goes on."""
+class Output(Console):
+    """A console that goes silent when its pipe or terminal is closed; the program goes on.
+
+    Where stdout is for JSON, its text goes to stderr.
+    """
+
+    def __init__(self, json_: bool, quiet: bool) -> None:
+        super().__init__(
+            stderr=json_, quiet=quiet, highlight=False, markup=False, emoji=False, soft_wrap=True
+        )
+
+    def print_result(self, value: Any) -> None:
+        """Print a command's result to stdout as one line of JSON, where stdout is for that."""
+        if self.stderr:
+            try:
+                print(json.dumps(value, allow_nan=False), flush=True)
+            except BrokenPipeError:  # a reader that has closed the pipe is no error
+                _discard(sys.stdout)
 
     def _check_buffer(self) -> None:
         try:
@@ -57,30 +74,30 @@ class _Console(Console):
             self.on_broken_pipe()
 
     def on_broken_pipe(self) -> None:
+        """Go silent."""
         self.quiet = True
-        discard(self.file)
+        _discard(self.file)
 
 
-def discard(stream: IO[str]) -> None:
+def _discard(stream: IO[str]) -> None:
     """Send all further output of a stream to /dev/null."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextmanager
-def open_console(json_: bool, quiet: bool, progress: bool = False) -> Iterator[Console]:
+def open_console(json_: bool, quiet: bool, progress: bool = False) -> Iterator[Output]:
     """A console on stdout, for what a command says; it prints the package's log too.
 
     Where stdout is for JSON, stderr gets only warnings, or with `progress` all that is said.
     """
-    new = partial(_Console, stderr=json_, highlight=False, markup=False, soft_wrap=True)
-    loud = new(quiet=quiet)
+    loud = Output(json_, quiet)
     logger, handler = logging.getLogger("mnist_mlp"), logging.Handler()
     handler.emit = lambda record: loud.print(record.getMessage())  # type: ignore[method-assign]
     silent = quiet or (json_ and not progress)
     logger.setLevel(logging.WARNING if silent else logging.INFO)
     logger.addHandler(handler)
     try:
-        yield new(quiet=silent)
+        yield Output(json_, silent)
     finally:
         logger.removeHandler(handler)
 
@@ -108,20 +125,15 @@ def show_run(console: Console, events: Iterator["RunEvent"]) -> "RunResult":
         task = bar.add_task("loading", total=None, rate="")
         for event in events:
             if isinstance(event, RunStart):
-                config, epochs = event.config, event.config.train.epochs
+                start, epochs = event, event.config.train.epochs
                 bar.update(task, description="", total=epochs * event.examples["train"])
-                untrained = event.environment["init_from"] is None
-                shared = event.environment["same_bits_with"]
                 _show_start(console, event)
             elif isinstance(event, RunWarning):
                 console.print(f"warning   {event.message}")
             elif isinstance(event, EpochResult):
-                _show_epoch(console, event, epochs, untrained and event.epoch == 0)
+                _show_epoch(console, event, start)
             elif isinstance(event, RunResult):
-                if event.epochs < epochs:
-                    patience = f"{config.train.patience} epochs (train.patience)"
-                    console.print(f"stopped early: no better validation loss for {patience}")
-                _show_result(console, event, shared)
+                _show_result(console, event, start)
             else:
                 speed = bar.tasks[task].speed
                 rate = f"{speed / 1000:.1f}k examples/s" if speed else ""
@@ -149,8 +161,8 @@ def _show_start(console: Console, start: "RunStart") -> None:
         + (f", {processes} processes" if processes > 1 else "")
     )
     if problem := where["compiler_problem"]:
-        reason = f"Numba does not work here, so PyTorch makes the updates: {problem}"
-        console.print(f"note      {reason}")
+        reason = "Numba does not work here, so PyTorch makes the updates"
+        console.print(f"note      {reason}: {problem}")
     used = ["deformed images"] * config.augment.deforms
     used += ["batch normalisation"] * config.model.batch_norm
     if used:
@@ -162,13 +174,13 @@ def _show_start(console: Console, start: "RunStart") -> None:
         console.print(f"run       {start.run_dir}{resumed}")
 
 
-def _show_epoch(console: Console, row: "EpochResult", epochs: int, untrained: bool) -> None:
-    parts = [
-        "untrained" if untrained else f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}",
-        f"loss {show_loss(row.train_loss)}"
-        + (f" (ln 10 = {math.log(10):.4f})" if untrained else ""),
-        f"accuracy {row.train_accuracy:.2%}",
-    ]
+def _show_epoch(console: Console, row: "EpochResult", start: "RunStart") -> None:
+    epochs, loss = start.config.train.epochs, f"loss {show_loss(row.train_loss)}"
+    if row.epoch or start.environment["init_from"]:
+        parts = [f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}", loss]
+    else:
+        parts = ["untrained", f"{loss} (ln 10 = {math.log(10):.4f})"]
+    parts.append(f"accuracy {row.train_accuracy:.2%}")
     for split in ("validation", "test"):
         if (accuracy := getattr(row, f"{split}_accuracy")) is not None:
             parts.append(f"{split} {accuracy:.2%}")
@@ -177,7 +189,11 @@ def _show_epoch(console: Console, row: "EpochResult", epochs: int, untrained: bo
     console.print("  ".join(parts))
 
 
-def _show_result(console: Console, result: "RunResult", shared: dict[str, Any]) -> None:
+def _show_result(console: Console, result: "RunResult", start: "RunStart") -> None:
+    train, shared = start.config.train, start.environment["same_bits_with"]
+    if result.epochs < train.epochs:
+        patience = f"{train.patience} epochs (train.patience)"
+        console.print(f"stopped early: no better validation loss for {patience}")
     console.print(
         f"{result.examples_seen:,} forward and backward passes in {result.updates:,} updates, "
         f"{result.seconds:.1f} s"
@@ -185,15 +201,15 @@ def _show_result(console: Console, result: "RunResult", shared: dict[str, Any]) 
     if result.test_accuracy is not None:
         loss = show_loss(result.test_loss or 0)
         console.print(f"{result.dataset} test accuracy {result.test_accuracy:.2%}, loss {loss}")
-    if result.run_dir:
-        console.print(f"saved in {result.run_dir}")
-        needs = [f"{shared['device']} {shared['device_name']} {shared['cpu_capability']}"]
-        needs += [shared["backward"]]
-        needs += [f"{n} {shared[n]}" for n in ("threads", "processes") if shared[n] > 1]
-        needs += [f"{n} {shared[n].partition('+')[0]}" for n in ("torch", "numba") if n in shared]
-        console.print(f"same bits on {', '.join(needs)}")
-    else:
+    if not result.run_dir:
         console.print("dry run: all steps worked; nothing was kept")
+        return
+    console.print(f"saved in {result.run_dir}")
+    needs = [f"{shared['device']} {shared['device_name']} {shared['cpu_capability']}"]
+    needs += [shared["backward"]]
+    needs += [f"{n} {shared[n]}" for n in ("threads", "processes") if shared[n] > 1]
+    needs += [f"{n} {shared[n].partition('+')[0]}" for n in ("torch", "numba") if n in shared]
+    console.print(f"same bits on {', '.join(needs)}")
 
 
 def summarise_evaluation(evaluation: "Evaluation") -> str:
