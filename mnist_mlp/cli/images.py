@@ -14,10 +14,7 @@ from mnist_mlp.views.terminal import Output, show_prediction, show_trace
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-
-Index = Annotated[
-    int | None, Option(min=0, help="Which image of the split. Default: the first, 0.")
-]
+Index = Annotated[int | None, Option(min=0, help="Which image of the split. Default: 0.")]
 Split = Annotated[Literal["test", "validation", "train"] | None, Option(help="Default: test.")]
 ImageFile = Annotated[Path | None, Option(help="Your own image instead; see predict.")]
 Label = Annotated[
@@ -25,9 +22,7 @@ Label = Annotated[
     Option(min=0, max=9, help="Of --image. Default: from its name, else the prediction."),
 ]
 Untrained = Annotated[bool, Option("--untrained", help="A new network, not a trained one.")]
-NewConfig = Annotated[
-    str | None, Option(help="With --untrained: whose network and data. Default: digits.")
-]
+NewConfig = Annotated[str | None, Option(help="Of the --untrained network. Default: digits.")]
 LearningRate = Annotated[float, Option(min=0, help="For one gradient descent update.")]
 Images = Annotated[
     list[Path],
@@ -37,13 +32,8 @@ Invert = Annotated[
     Literal["auto", "yes", "no"], Option(help="yes: dark ink on light paper; no: light on dark.")
 ]
 Show = Annotated[bool, Option("--show", help="Show the network's input and probabilities.")]
-SaveSeen = Annotated[
-    Path | None, Option(metavar="DIR", help="Save the network's input there, as PNG files.")
-]
-SaveSteps = Annotated[
-    Path | None,
-    Option(metavar="DIR", help="Save what each step made of a picture there, as PNG files."),
-]
+SaveSeen = Annotated[Path | None, Option(metavar="DIR", help="For the network's input, as PNG.")]
+SaveSteps = Annotated[Path | None, Option(metavar="DIR", help="For what each step made, as PNG.")]
 
 
 @common.command()
@@ -99,7 +89,8 @@ def trace(
     if not math.isfinite(traced.loss_after):
         raise UsageError(f"--learning-rate {learning_rate:g}: the loss after it overflows")
     show_trace(console, traced)
-    console.print_result(source | traced.to_json())
+    if console.stderr:  # takes a moment
+        console.print_result(source | traced.to_json())
 
 
 def _own_image(model: "nn.Sequential", image: Path, label: int | None) -> "tuple[Tensor, int]":

@@ -5,12 +5,11 @@ import json
 import logging
 import math
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box, progress
 from rich.console import Console
@@ -60,10 +59,7 @@ class Output(Console):
     def print_result(self, value: Any) -> None:
         """Print a command's result to stdout as one line of JSON, where stdout is for that."""
         if self.stderr:
-            try:
-                print(json.dumps(value, allow_nan=False), flush=True)
-            except BrokenPipeError:  # a reader that has closed the pipe is no error
-                _discard(sys.stdout)
+            Output(json_=False, quiet=False).out(json.dumps(value, allow_nan=False))
 
     def _check_buffer(self) -> None:
         try:
@@ -74,14 +70,8 @@ class Output(Console):
             self.on_broken_pipe()
 
     def on_broken_pipe(self) -> None:
-        """Go silent."""
-        self.quiet = True
-        _discard(self.file)
-
-
-def _discard(stream: IO[str]) -> None:
-    """Send all further output of a stream to /dev/null."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        """Send all further output to /dev/null."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
 @contextmanager
@@ -148,30 +138,31 @@ def show_run(console: Console, events: Iterator["RunEvent"]) -> "RunResult":
 
 def _show_start(console: Console, start: "RunStart") -> None:
     config, where = start.config, start.environment
+    begun, problem = where["init_from"], where["compiler_problem"]
+    threads, processes = where["threads"], where["processes"]
     sizes = "-".join(map(str, config.model.layer_sizes))
     examples = ", ".join(f"{count:,} {name}" for name, count in start.examples.items())
-    console.print(f"data      {start.dataset}: {examples} examples")
-    console.print(f"network   {sizes}, {start.parameters:,} parameters, {config.model.activation}")
-    if begun := where["init_from"]:
-        console.print(f"weights   of {begun['run']}, {begun['checkpoint']}")
-    threads, processes = where["threads"], where["processes"]
-    console.print(
-        f"training  {config.optimizer.name}, batch size {config.train.batch_size}, "
-        f"{where['backward']}, {where['device']}, {threads} thread{'s' * (threads > 1)}"
-        + (f", {processes} processes" if processes > 1 else "")
-    )
-    if problem := where["compiler_problem"]:
-        reason = "Numba does not work here, so PyTorch makes the updates"
-        console.print(f"note      {reason}: {problem}")
     used = ["deformed images"] * config.augment.deforms
     used += ["batch normalisation"] * config.model.batch_norm
-    if used:
-        console.print(f"with      {', '.join(used)}")
-    for key in config.ignored_settings():
-        console.print(f"note      {key} has no effect in this config")
-    if start.run_dir:
-        resumed = "" if start.resumed_at is None else f", resumed after update {start.resumed_at:,}"
-        console.print(f"run       {start.run_dir}{resumed}")
+    resumed = "" if start.resumed_at is None else f", resumed after update {start.resumed_at:,}"
+    lines = [
+        ("data", f"{start.dataset}: {examples} examples"),
+        ("network", f"{sizes}, {start.parameters:,} parameters, {config.model.activation}"),
+        ("weights", begun and f"of {begun['run']}, {begun['checkpoint']}"),
+        (
+            "training",
+            f"{config.optimizer.name}, batch size {config.train.batch_size}, "
+            f"{where['backward']}, {where['device']}, {threads} thread{'s' * (threads > 1)}"
+            + (f", {processes} processes" if processes > 1 else ""),
+        ),
+        ("note", problem and f"Numba does not work here, so PyTorch makes the updates: {problem}"),
+        ("with", ", ".join(used)),
+        *(("note", f"{key} has no effect in this config") for key in config.ignored_settings()),
+        ("run", start.run_dir and f"{start.run_dir}{resumed}"),
+    ]
+    for label, text in lines:
+        if text:
+            console.print(f"{label:8}  {text}")
 
 
 def _show_epoch(console: Console, row: "EpochResult", start: "RunStart") -> None:
