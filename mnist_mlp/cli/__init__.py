@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from mnist_mlp import errors
-from mnist_mlp.cli import checks, experiments, images, networks
+from mnist_mlp.cli import checks, images, networks
 from mnist_mlp.config import resembling_key
 from mnist_mlp.updates.ranks import processes, rank
 from mnist_mlp.views.terminal import Output
@@ -30,27 +30,20 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+@app.callback(invoke_without_command=True)
+def _program(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
         Output(json_=False, quiet=False).print(f"mnist-mlp {metadata.version('mnist-mlp')}")
         raise typer.Exit
-
-
-_VERSION = typer.Option(
-    "--version", callback=_print_version, is_eager=True, help="Print the version."
-)
-
-
-@app.callback()
-def _program(version: Annotated[bool, _VERSION] = False) -> None:
-    pass
 
 
 app.command()(networks.train)
 app.command(name="eval")(networks.evaluate)
 for _command in (
     checks.count_params, checks.check_lesson, images.trace, images.predict, networks.report,
-    networks.export, networks.handout, experiments.sweep, experiments.runs, checks.validate,
+    networks.export, networks.handout, networks.sweep, networks.runs, checks.validate,
     checks.configs, checks.download,
 ):  # fmt: skip
     app.command()(_command)

@@ -21,8 +21,7 @@ _CONFIG = Option("--config", help="A YAML file, or the name of a bundled config.
 ConfigName = Annotated[str, _CONFIG]
 OptionalConfigName = Annotated[str | None, _CONFIG]
 Overrides = Annotated[
-    list[str] | None,
-    Argument(metavar="KEY=VALUE", help="Config overrides, such as train.epochs=3."),
+    list[str] | None, Argument(metavar="KEY=VALUE", help="Config values, such as train.epochs=3.")
 ]
 Target = Annotated[
     Path | None, Argument(metavar="RUN|CHECKPOINT", help="Default: the newest run under runs/.")
@@ -66,10 +65,7 @@ def command(
 
 
 def read_config(
-    name: str,
-    overrides: list[str] | None = None,
-    root: str | None = None,
-    device: str | None = None,
+    name: str, overrides: Overrides = None, root: Root = None, device: Device = None
 ) -> Config:
     """Load a config with the overrides and options of a command line."""
     options = {"data.root": root, "device": device}

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from typer import Argument, Option
 
@@ -10,9 +10,6 @@ from mnist_mlp.cli import common
 from mnist_mlp.errors import ImageError, UsageError
 from mnist_mlp.runs.directory import find_run, is_network
 from mnist_mlp.views.terminal import Output, show_prediction, show_trace
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 Index = Annotated[int | None, Option(min=0, help="Which image of the split. Default: 0.")]
 Split = Annotated[Literal["test", "validation", "train"] | None, Option(help="Default: test.")]
@@ -28,9 +25,7 @@ Images = Annotated[
     list[Path],
     Argument(metavar="[RUN|CHECKPOINT] IMAGE...", help="Image files, or folders of them."),
 ]
-Invert = Annotated[
-    Literal["auto", "yes", "no"], Option(help="yes: dark ink on light paper; no: light on dark.")
-]
+Invert = Annotated[Literal["auto", "yes", "no"], Option(help="yes: dark ink; no: light ink.")]
 Show = Annotated[bool, Option("--show", help="Show the network's input and probabilities.")]
 SaveSeen = Annotated[Path | None, Option(metavar="DIR", help="For the network's input, as PNG.")]
 SaveSteps = Annotated[Path | None, Option(metavar="DIR", help="For what each step made, as PNG.")]
@@ -72,10 +67,16 @@ def trace(
         checkpoint = common.read_checkpoint(target, best)
         settings, model = checkpoint.config, checkpoint.model
         console.print(str(checkpoint.path))
-    source: dict[str, Any] = {"dataset": settings.data.dataset}
     if image:
-        x, y = _own_image(model, image, label)
-        source |= {"split": None, "index": None, "image": str(image)}
+        import torch
+
+        from mnist_mlp.pictures.predict import label_of, predict_file
+
+        prediction = predict_file(model, image)
+        label = label_of(image) if label is None else label
+        y = prediction.digit if label is None else label
+        x = torch.from_numpy(prediction.pixels).flatten()
+        source: dict[str, Any] = {"split": None, "index": None, "image": str(image)}
         console.print(f"{image}, label {y}")
     else:
         index, split = index or 0, split or "test"
@@ -83,26 +84,14 @@ def trace(
         if index > (last := len(examples.labels) - 1):
             raise UsageError(f"--index {index}: {settings.data.dataset} {split} ends at {last}")
         x, y = examples.pixels[index], int(examples.labels[index])
-        source |= {"split": split, "index": index}
+        source = {"split": split, "index": index}
         console.print(f"{settings.data.dataset}, {split} split, image {index}")
     traced = trace_image(model, to_images(x), y, learning_rate)
     if not math.isfinite(traced.loss_after):
         raise UsageError(f"--learning-rate {learning_rate:g}: the loss after it overflows")
     show_trace(console, traced)
     if console.stderr:  # takes a moment
-        console.print_result(source | traced.to_json())
-
-
-def _own_image(model: "nn.Sequential", image: Path, label: int | None) -> "tuple[Tensor, int]":
-    """A person's image (784,), and its label: as given, from its name, or as it is read."""
-    import torch
-
-    from mnist_mlp.pictures.predict import label_of, predict_file
-
-    prediction = predict_file(model, image)
-    labels = (label, label_of(image), prediction.digit)
-    y = next(known for known in labels if known is not None)
-    return torch.from_numpy(prediction.pixels).flatten(), y
+        console.print_result({"dataset": settings.data.dataset} | source | traced.to_json())
 
 
 @common.command()

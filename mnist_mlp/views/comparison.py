@@ -7,7 +7,7 @@ from mnist_mlp.errors import UsageError
 from mnist_mlp.files import write_atomically
 from mnist_mlp.runs.directory import read_rows
 from mnist_mlp.runs.listing import differences, find_runs
-from mnist_mlp.views.figures import draw_comparison, render
+from mnist_mlp.views.figures import draw_comparison
 from mnist_mlp.views.plots import Picture
 from mnist_mlp.views.report import fill_template, html_figure, html_page, html_table
 from mnist_mlp.views.run_tables import describe_run
@@ -32,13 +32,12 @@ def compare_runs(targets: Sequence[str | Path], folder: Path | None = None) -> P
         figure=draw_comparison(curves, f"{len(curves)} runs"),
         numbers="",
     )
-    contents = {f"comparison.{kind}": render(picture.figure, kind) for kind in ("svg", "png")}
     keys = list(differences(runs))
     page = (folder or Path()) / "comparison.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     body = fill_template(
         "comparison",
-        picture=html_figure(picture, contents),
+        picture=html_figure(picture, picture.files()),
         table=html_table(describe_run(run, keys) for run in runs),
     )
     filled = html_page(f"{len(curves)} runs compared", body)

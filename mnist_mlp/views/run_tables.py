@@ -12,21 +12,19 @@ if TYPE_CHECKING:
     from mnist_mlp.runs.sweep import Trial
 
 NO_RUNS = "no runs here yet; begin with: mnist-mlp train --config digits"
-GROUP_COLUMNS = (
-    "finished", "of", "validation", "validation_deviation", "test", "test_deviation", "best",
-)  # fmt: skip
 
 
 def describe_run(run: "RunSummary", keys: Sequence[str] = ()) -> dict[str, str]:
     """A run's row in a table, with some keys of its config."""
-    config, results = run.config.flat(), {"valid.": run.validation_accuracy}
+    config = run.config.flat()
     last = ["epochs", *(key.rpartition(".")[2] for key in keys)]
     short = {n if last.count(n) == 1 else k: k for n, k in zip(last[1:], keys, strict=True)}
     return {
         "run": str(run.path),
         **({name: str(config[key]) for name, key in short.items()} or {"data": run.dataset}),
         "epochs": f"{run.epochs}" if run.finished else f"{run.epochs} of {run.epochs_wanted}",
-        **{name: percent(share) for name, share in (results | {"test": run.test_accuracy}).items()},
+        "valid.": percent(run.validation_accuracy),
+        "test": percent(run.test_accuracy),
         "seconds": "–" if run.seconds is None else f"{run.seconds:,.1f}",
     }
 
@@ -75,16 +73,17 @@ def show_trial(console: Console, trial: "Trial", how: str) -> None:
 def show_groups(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print a sweep's table: means over the seeds, with deviations, the best one marked."""
     table = Table(box=box.SIMPLE, pad_edge=False)
-    keys = [key for key in rows[0] if key not in GROUP_COLUMNS]
+    columns = list(rows[0])
+    keys = columns[: columns.index("finished")]  # what is varied stands first
     for name in (*(key.rpartition(".")[2] for key in keys), "runs", "validation", "test", ""):
         table.add_column(name, justify="right", overflow="fold")
     for row in rows:
-        means = [percent(row[split]) for split in ("validation", "test")]
-        for k, split in enumerate(("validation", "test")):
-            if (deviation := row[f"{split}_deviation"]) is not None:
-                means[k] += f" ± {deviation:.2%}"
         some = "" if row["finished"] == row["of"] else f"{row['finished']} of "
-        cells = [*(str(row[key]) for key in keys), f"{some}{row['of']}", *means]
+        cells = [*(str(row[key]) for key in keys), f"{some}{row['of']}"]
+        for split in ("validation", "test"):
+            deviation = row[f"{split}_deviation"]
+            spread = "" if deviation is None else f" ± {deviation:.2%}"
+            cells.append(percent(row[split]) + spread)
         table.add_row(*cells, "best" * row["best"])
     console.print(table)
 

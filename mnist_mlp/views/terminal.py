@@ -290,16 +290,12 @@ def show_prediction(
 
 def show_trace(console: Console, trace: "Trace") -> None:
     """Print the eight steps: of each array a few values and its size."""
-
-    def heading(step: int | str, text: str) -> None:
-        console.print(f"\nStep {step}: {text}")
-
-    heading(1, "the image as a vector x of 784 numbers")
+    console.print("\nStep 1: the image as a vector x of 784 numbers")
     _show_pixels(console, trace.input.view(28, 28).tolist())
     lit = int((trace.input > 0).sum())
     console.print(f"x = {_values(trace.input)}  {lit} of 784 are not 0")
 
-    heading("2-3", "z = W·a + b, a = activation(z), layer after layer")
+    console.print("\nStep 2-3: z = W·a + b, a = activation(z), layer after layer")
     for layer in trace.layers:
         console.print(f"{layer.name}  z ({len(layer.z)}) = {_values(layer.z)}")
         if layer is not trace.layers[-1]:
@@ -308,27 +304,27 @@ def show_trace(console: Console, trace: "Trace") -> None:
             console.print(f"{indent}  a ({len(layer.a)}) = {_values(layer.a)}")
             console.print(f"{indent}  {active} of {len(layer.a)} neurons fired")
 
-    heading(4, "p = softmax(logits)")
+    console.print("\nStep 4: p = softmax(logits)")
     for digit, (logit, p) in enumerate(zip(trace.logits, trace.probabilities, strict=True)):
         true = "  <- the true label" if digit == trace.label else ""
         console.print(f"{digit}  logit {logit:8.4f}  p {p:.4f}  {bar(float(p))}{true}")
 
-    heading(5, f"loss = −log p[{trace.label}]")
+    console.print(f"\nStep 5: loss = −log p[{trace.label}]")
     console.print(f"−log {trace.probabilities[trace.label]:.6f} = {trace.loss:.6f}")
 
-    heading(6, "the chain rule, from the loss back to W₁")
+    console.print("\nStep 6: the chain rule, from the loss back to W₁")
     for factor in trace.factors:
         console.print(f"{factor.name:12} {_shape(factor.value)} {factor.meaning}")
         console.print(f"{'':12} norm {factor.value.norm():.4g}, {_values(factor.value)}")
     for name, gradient in trace.gradients.items():
         console.print(f"∂L/∂({name})  {_shape(gradient)}  norm {gradient.norm():.4g}")
 
-    heading(7, f"W ← W − {trace.learning_rate:g} × ∂L/∂W, b likewise")
+    console.print(f"\nStep 7: W ← W − {trace.learning_rate:g} × ∂L/∂W, b likewise")
     squared = sum(float(gradient.square().sum()) for gradient in trace.gradients.values())
     fall = trace.learning_rate * squared
     console.print(f"to first order the loss falls by learning_rate × ‖gradient‖² = {fall:.4g}")
 
-    heading(8, "once more, after the update")
+    console.print("\nStep 8: once more, after the update")
     console.print(f"loss {trace.loss:.6f} before, {trace.loss_after:.6f} after")
 
 
