@@ -35,7 +35,7 @@ def _program(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
-        Output(json_=False, quiet=False).print(f"mnist-mlp {metadata.version('mnist-mlp')}")
+        Output().print(f"mnist-mlp {metadata.version('mnist-mlp')}")
         raise typer.Exit
 
 

@@ -51,15 +51,13 @@ class Output(Console):
     Where stdout is for JSON, its text goes to stderr.
     """
 
-    def __init__(self, json_: bool, quiet: bool) -> None:
-        super().__init__(
-            stderr=json_, quiet=quiet, highlight=False, markup=False, emoji=False, soft_wrap=True
-        )
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, soft_wrap=True, **settings)
 
     def print_result(self, value: Any) -> None:
         """Print a command's result to stdout as one line of JSON, where stdout is for that."""
         if self.stderr:
-            Output(json_=False, quiet=False).out(json.dumps(value, allow_nan=False))
+            Output().out(json.dumps(value, allow_nan=False))
 
     def _check_buffer(self) -> None:
         try:
@@ -80,14 +78,14 @@ def open_console(json_: bool, quiet: bool, progress: bool = False) -> Iterator[O
 
     Where stdout is for JSON, stderr gets only warnings, or with `progress` all that is said.
     """
-    loud = Output(json_, quiet)
+    loud = Output(stderr=json_, quiet=quiet)
     logger, handler = logging.getLogger("mnist_mlp"), logging.Handler()
     handler.emit = lambda record: loud.print(record.getMessage())  # type: ignore[method-assign]
     silent = quiet or (json_ and not progress)
     logger.setLevel(logging.WARNING if silent else logging.INFO)
     logger.addHandler(handler)
     try:
-        yield Output(json_, silent)
+        yield Output(stderr=json_, quiet=silent)
     finally:
         logger.removeHandler(handler)
 
