@@ -34,21 +34,21 @@ SHARED = {
     "quiet": Annotated[bool, Option("--quiet", help="Print only errors and --json.")],
     "debug": Annotated[bool, Option("--debug", help="Show an error's traceback.")],
 }
-"""Every command has `--debug`; only `main` looks for it."""
+"""Each command has them, or all but one. Only `main` looks for `--debug`."""
+Command = Callable[..., None]
 
 
-def command(
-    without: str = "", progress: bool = False
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a command of a function that takes a console before its own options.
+def command(without: str = "", progress: bool = False) -> Callable[[Command], Command]:
+    """Give a function the `SHARED` options, and for them a console, which it takes first.
 
-    It gets the `SHARED` options too, except for one. Of several processes only rank 0 prints.
+    Of the processes of a distributed job only rank 0 prints.
     """
 
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+    def decorate(function: Command) -> Command:
         @wraps(function)
         def run(json_: bool = False, quiet: bool = False, debug: bool = False, **own: Any) -> None:
-            with terminal.open_console(json_, quiet or rank() > 0, progress) as console:
+            leads = rank() == 0
+            with terminal.open_console(json_ and leads, quiet or not leads, progress) as console:
                 function(console, **own)
 
         # Typer reads a command's options from its signature.

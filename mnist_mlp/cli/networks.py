@@ -92,8 +92,7 @@ def train(
         checkpoint = common.read_checkpoint(result.run_dir)
         page = draw_report(checkpoint, load_config_dataset(loaded))
         console.print(f"report in {page}")
-    if rank() == 0:
-        console.print_result(result.to_json())
+    console.print_result(result.to_json())
 
 
 def _run_to_resume(target: Path) -> Path:

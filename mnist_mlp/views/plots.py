@@ -51,17 +51,15 @@ def draw_pictures(
     """
     data = data or load_run_dataset(checkpoint.config)
     rows = checkpoint.rows() if rows is None else rows
-    run, labels = checkpoint.run_name, data.test.labels.numpy()
+    run = checkpoint.run_name
     network = f"{run}, epoch {checkpoint.epoch} · {data.name}"
-    test = f"{network}, {len(labels):,} test images"
+    test = f"{network}, {len(data.test.labels):,} test images"
     evaluation = evaluate_model(checkpoint.model, *data.test)
     p = predict_probabilities(checkpoint.model, data.test.pixels)  # (N, C)
     if rows:
         yield _curves(rows, f"{run} · {data.name}")
-    yield _digits(evaluation, test)
-    yield _confusion_matrix(evaluation.confusion_matrix, test)
-    yield _mistakes(p, data.test, test)
-    yield _calibration(p, labels, test)
+    yield from _about_digits(evaluation, test)
+    yield from _about_confidence(p, data.test, test)
     yield _tiles(checkpoint.model.get_parameter("layer1.weight").detach().numpy(), network)
 
 
@@ -77,10 +75,10 @@ def _curves(rows: Sequence[EpochResult], footer: str) -> Picture:
     )
 
 
-def _digits(evaluation: Evaluation, footer: str) -> Picture:
+def _about_digits(evaluation: Evaluation, footer: str) -> Iterator[Picture]:
     scores, matrix = evaluation.per_class, evaluation.confusion_matrix
     worst = min(scores, key=lambda score: score.recall)
-    return Picture(
+    yield Picture(
         stem="digits",
         shows=f"The lowest is {worst.recall:.2%}, of digit {worst.digit}.",
         caption="The share of a digit's test images that is read correctly, and the rest, "
@@ -91,14 +89,11 @@ def _digits(evaluation: Evaluation, footer: str) -> Picture:
             ([s.digit, s.recall, matrix[s.digit][s.digit], s.support] for s in scores),
         ),
     )
-
-
-def _confusion_matrix(matrix: list[list[int]], footer: str) -> Picture:
     counts = np.array(matrix)
     wrong = counts - np.diag(counts.diagonal())
     true, guess = np.unravel_index(wrong.argmax(), wrong.shape)
     most = f", most often {true} as {guess} ({wrong.max()} times)" if wrong.any() else ""
-    return Picture(
+    yield Picture(
         stem="confusion-matrix",
         shows=f"{wrong.sum():,} of {counts.sum():,} test images are misread{most}.",
         caption="The numbers count images, a dot is none; the colour is the share of the row.",
@@ -110,13 +105,14 @@ def _confusion_matrix(matrix: list[list[int]], footer: str) -> Picture:
     )
 
 
-def _mistakes(p: NDArray[np.float64], test: Split, footer: str) -> Picture:
-    mistakes = find_mistakes(p, test.labels.numpy())
+def _about_confidence(p: NDArray[np.float64], test: Split, footer: str) -> Iterator[Picture]:
+    labels = test.labels.numpy()
+    mistakes = find_mistakes(p, labels)
     shown = mistakes[:30]
     shows = "No test image is misread."
     if shown:
         shows = f"The confidence goes from {shown[0].confidence:.2%} to {shown[-1].confidence:.2%}."
-    return Picture(
+    yield Picture(
         stem="mistakes",
         shows=shows,
         caption="An index counts the test images from 0; mnist-mlp trace --index takes it. Ink is "
@@ -124,11 +120,8 @@ def _mistakes(p: NDArray[np.float64], test: Split, footer: str) -> Picture:
         figure=figures.draw_mistakes(shown, test, len(mistakes), footer),
         numbers=to_csv([field.name for field in fields(Mistake)], map(astuple, shown)),
     )
-
-
-def _calibration(p: NDArray[np.float64], labels: NDArray[np.int64], footer: str) -> Picture:
     calibration = calibrate(p.max(axis=1), p.argmax(axis=1) == labels)
-    return Picture(
+    yield Picture(
         stem="calibration",
         shows=f"Accuracy against confidence, in {len(calibration.bins)} bins.",
         caption="A calibrated network reads 80% of the images correctly that it reads with a "
