@@ -1,20 +1,12 @@
-"""Updates on a CPU by the compiled loop of `loop.py`, on one thread.
-
-Numba keeps the machine code in `__pycache__`, or in the user's cache folder, as Python keeps its
-own. It is a pickle of code, the only pickle that is ever read.
-"""
+"""Updates on a CPU by the compiled loop of `loop.py`, on one thread."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 
 from mnist_mlp.constants import CLASSES, INPUT_SIZE
@@ -22,16 +14,8 @@ from mnist_mlp.steps.data import Split
 from mnist_mlp.steps.train import Updater
 from mnist_mlp.updates.deformation import Deformation
 from mnist_mlp.updates.lit import deform_and_list, empty_lists, list_lit, new_canvas
-from mnist_mlp.updates.loop import (
-    OPTIONS,
-    Array,
-    DisjointArrays,
-    Lists,
-    Norms,
-    OptimizerSettings,
-    Workspace,
-    make_updates,
-)
+from mnist_mlp.updates.loop import Lists, Norms, OptimizerSettings, Workspace, make_updates
+from mnist_mlp.updates.machine_code import Array, CachedFunction, DisjointArrays
 
 REGISTER = 16
 """Float32 numbers in the widest vector register, AVX-512's."""
@@ -43,33 +27,8 @@ WORK_PER_CALL = 300_000_000
 milliseconds. Signals are heard then."""
 
 
-class _CachedFunction:
-    """A compiled function whose machine code is kept on disk, where that is possible."""
-
-    def __init__(self, function: Callable[..., Any], **options: Any) -> None:
-        self.function, self.options = function, OPTIONS | options
-        try:
-            self.call: Any = numba.njit(cache=True, **self.options)(function)
-        except RuntimeError:  # no folder can be written to
-            self.call = numba.njit(**self.options)(function)
-
-    def prepare(self, *arguments: Any) -> Any:
-        """Call the function; compile it first, unless its machine code was kept."""
-        folder = self.call.stats.cache_path
-        # Numba does not lock: two starts at once could give the code of one to the other.
-        lock = FileLock(Path(folder, "mnist-mlp.lock")) if folder else nullcontext()
-        try:
-            with lock:
-                return self.call(*arguments)
-        except Exception:  # what was kept is damaged, or the disk is full: do without
-            with suppress(Exception):
-                self.call._cache.flush()
-            self.call = numba.njit(**self.options)(self.function)
-            return self.call(*arguments)
-
-
-_MAKE_UPDATES, _LIST_LIT = _CachedFunction(make_updates), _CachedFunction(list_lit)
-_DEFORM_AND_LIST = _CachedFunction(deform_and_list, pipeline_class=DisjointArrays)
+_MAKE_UPDATES, _LIST_LIT = CachedFunction(make_updates), CachedFunction(list_lit)
+_DEFORM_AND_LIST = CachedFunction(deform_and_list, pipeline_class=DisjointArrays)
 State = dict[Tensor, dict[str, Tensor]]
 """What the optimizer keeps for each parameter, as `torch.optim.Optimizer.state` has it."""
 

@@ -10,7 +10,7 @@ import torch
 
 from mnist_mlp.constants import INPUT_SIZE, SIDE
 from mnist_mlp.updates.deformation import GRID, interpolation
-from mnist_mlp.updates.loop import Array, disjoint
+from mnist_mlp.updates.machine_code import Array, disjoint
 
 PADDED = 32
 """A row's pixels, padded to whole vector registers. A loop of fixed length is faster."""

@@ -7,43 +7,11 @@ listed. The weights of an input lie together, as a row of θ = [b; Wᵀ], (1 + i
 are padded with zeros to whole vector registers.
 """
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
-import numba
 import numpy as np
-from numba.core.compiler import CompilerBase, DefaultPassBuilder
 
-Array = np.ndarray[Any, Any]
-Function = TypeVar("Function", bound=Callable[..., Any])
-OPTIONS: dict[str, Any] = {
-    "nogil": True,
-    "error_model": "numpy",  # division by 0 gives infinity or nan
-    "fastmath": {"reassoc", "contract", "nsz"},  # sums may be reordered; nan and infinity stay
-}
-
-
-class DisjointArrays(CompilerBase):
-    """Numba's compiler, told that arrays do not overlap, which saves checking it in each loop."""
-
-    def define_pipelines(self) -> list[Any]:
-        """The usual passes."""
-        self.state.flags.noalias = True
-        return [DefaultPassBuilder.define_nopython_pipeline(self.state)]  # type: ignore[no-untyped-call]
-
-
-def inner(function: Function, **options: Any) -> Function:
-    """Compile a function that only compiled functions call."""
-    njit: Any = numba.njit
-    inner_only = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return njit(**OPTIONS, **inner_only, **options)(function)  # type: ignore[no-any-return]
-
-
-inlined = partial(inner, inline="always")
-"""Compiles a function as a part of those that call it, which is quicker to compile."""
-disjoint = partial(inner, pipeline_class=DisjointArrays)
-"""`inner`, for functions whose array arguments do not overlap."""
+from mnist_mlp.updates.machine_code import Array, disjoint, inlined, inner
 
 
 class Workspace(NamedTuple):

@@ -305,13 +305,13 @@ def test_the_parameters_become_views_and_are_put_back_by_load_state_dict(digits:
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 
-LIST = """
+RELU = """
 import numpy as np
-from mnist_mlp.updates import compiled
-starts, inputs, values = compiled.empty_lists(9, 9 * 784, np.float32)
-images = np.arange(9 * 784).reshape(9, 784).astype(np.uint8)
-compiled._LIST_LIT.prepare(images, 255.0, starts, inputs, values)
-print(float(values[: starts[-1]].sum()), sum(compiled._LIST_LIT.call.stats.cache_hits.values()))
+from mnist_mlp.updates import loop, machine_code
+relu = machine_code.CachedFunction(loop.relu.py_func)
+inputs, values = np.zeros(9, np.uint16), np.zeros(9, np.float32)
+end = relu.prepare(np.arange(-3, 5, dtype=np.float32), 0, inputs, values)
+print(float(values[:end].sum()), sum(relu.call.stats.cache_hits.values()))
 """
 TRAIN = """
 import torch
@@ -357,7 +357,7 @@ def package(tmp_path: Path) -> Path:
     return copied
 
 
-@pytest.mark.parametrize("script", [LIST, pytest.param(TRAIN, marks=pytest.mark.long)])
+@pytest.mark.parametrize("script", [RELU, pytest.param(TRAIN, marks=pytest.mark.long)])
 def test_machine_code_is_kept_and_made_anew_where_it_is_damaged(script: str, package: Path) -> None:
     """Two first starts at once, a machine of another kind, a damaged file of each sort."""
     both = [start(package, script) for _ in range(2)]
@@ -380,7 +380,7 @@ def test_machine_code_is_kept_and_made_anew_where_it_is_damaged(script: str, pac
     assert result(start(package, script)) == (total, True)
 
 
-@pytest.mark.parametrize("script", [LIST, pytest.param(TRAIN, marks=pytest.mark.long)])
+@pytest.mark.parametrize("script", [RELU, pytest.param(TRAIN, marks=pytest.mark.long)])
 def test_where_nothing_can_be_kept_it_is_compiled_each_time(
     script: str, package: Path, tmp_path: Path
 ) -> None:

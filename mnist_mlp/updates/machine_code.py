@@ -1,0 +1,71 @@
+"""How Numba compiles the functions of `loop.py` and `lit.py`, and keeps their machine code.
+
+Numba keeps it in `__pycache__`, or in the user's cache folder, as Python keeps its own. It is a
+pickle of code, the only pickle that is ever read.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+from filelock import FileLock
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+
+Array = np.ndarray[Any, Any]
+Function = TypeVar("Function", bound=Callable[..., Any])
+OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "error_model": "numpy",  # division by 0 gives infinity or nan
+    "fastmath": {"reassoc", "contract", "nsz"},  # sums may be reordered; nan and infinity stay
+}
+
+
+class DisjointArrays(CompilerBase):
+    """Numba's compiler, told that arrays do not overlap, which saves checking it in each loop."""
+
+    def define_pipelines(self) -> list[Any]:
+        """The usual passes."""
+        self.state.flags.noalias = True
+        return [DefaultPassBuilder.define_nopython_pipeline(self.state)]  # type: ignore[no-untyped-call]
+
+
+def inner(function: Function, **options: Any) -> Function:
+    """Compile a function that only compiled functions call."""
+    njit: Any = numba.njit
+    inner_only = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return njit(**OPTIONS, **inner_only, **options)(function)  # type: ignore[no-any-return]
+
+
+inlined = partial(inner, inline="always")
+"""Compiles a function as a part of those that call it, which is quicker to compile."""
+disjoint = partial(inner, pipeline_class=DisjointArrays)
+"""`inner`, for functions whose array arguments do not overlap."""
+
+
+class CachedFunction:
+    """A compiled function whose machine code is kept on disk, where that is possible."""
+
+    def __init__(self, function: Callable[..., Any], **options: Any) -> None:
+        self.function, self.options = function, OPTIONS | options
+        try:
+            self.call: Any = numba.njit(cache=True, **self.options)(function)
+        except RuntimeError:  # no folder can be written to
+            self.call = numba.njit(**self.options)(function)
+
+    def prepare(self, *arguments: Any) -> Any:
+        """Call the function; compile it first, unless its machine code was kept."""
+        folder = self.call.stats.cache_path
+        # Numba does not lock: two starts at once could give the code of one to the other.
+        lock = FileLock(Path(folder, "mnist-mlp.lock")) if folder else nullcontext()
+        try:
+            with lock:
+                return self.call(*arguments)
+        except Exception:  # what was kept is damaged, or the disk is full: do without
+            with suppress(Exception):
+                self.call._cache.flush()
+            self.call = numba.njit(**self.options)(self.function)
+            return self.call(*arguments)
