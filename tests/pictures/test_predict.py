@@ -157,11 +157,13 @@ def disguise(pixels: NDArray[np.uint8], size: int, rng: np.random.Generator, pat
 
 
 @pytest.mark.mnist
-def test_disguised_mnist_images_are_read_as_well(mnist_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [200, pytest.param(1_000, marks=pytest.mark.long)])
+def test_disguised_mnist_images_are_read_as_well(
+    count: int, mnist_root: Path, tmp_path: Path
+) -> None:
     config = load_config("sprint", [f"data.root={mnist_root}"])
     trained = load_checkpoint(train_model(config).run_dir or "").model
     pixels, labels = load_dataset("mnist", mnist_root).test
-    count = 1_000
     rng = np.random.default_rng(0)
     with torch.no_grad():
         plain = (trained(pixels[:count] / 255).argmax(1) == labels[:count]).double().mean()
