@@ -61,6 +61,6 @@ class LostProcessError(MnistMlpError, exit_code=9):
 class StoppedError(MnistMlpError):
     """A signal stopped a run; its checkpoint was saved if it had made any update."""
 
-    def __init__(self, signal_number: int, what_then: str) -> None:
-        super().__init__(f"stopped by {signal.Signals(signal_number).name}{what_then}")
+    def __init__(self, signal_number: int, rest: str) -> None:
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}{rest}")
         self.exit_code = 128 + signal_number

@@ -286,12 +286,14 @@ def test_a_start_looks_for_no_garbage() -> None:
         "import gc, sys\n"
         "from mnist_mlp.__main__ import main\n"
         "seen = []; gc.callbacks.append(lambda phase, info: seen.append(phase))\n"
-        "sys.argv = ['mnist-mlp', 'count-params', '--json']\n"
+        "import atexit; atexit.register(lambda: print(gc.get_freeze_count() > 100_000))\n"
+        "sys.argv = ['mnist-mlp', 'count-params']\n"
         "try: main()\n"
         "except SystemExit: print('torch' in sys.modules, len(seen), file=sys.stderr)"
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert process.stderr == "True 0\n", process
+    assert process.stdout.endswith("\nTrue\n"), process
 
 
 def test_completion_imports_no_torch() -> None:

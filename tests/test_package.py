@@ -44,7 +44,13 @@ def test_the_wheel_carries_the_configs_and_works_away_from_the_repository(tmp_pa
     )
     for name in bundled_configs():
         assert f"away/mnist_mlp/configs/{name}.yaml" in listed.stdout
-    for name in ("py.typed", "__init__.pyi"):
+    data = (
+        "export/exercises.yaml",
+        "export/explorer/main.js",
+        "views/page.html",
+        "views/link.html",
+    )
+    for name in ("py.typed", "__init__.pyi", "views/figures.mplstyle", *data):
         assert Path("away/mnist_mlp", name).exists()
     assert not list(Path("away").glob("tests*"))
 

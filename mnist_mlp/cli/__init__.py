@@ -30,13 +30,18 @@ app = typer.Typer(
 )
 
 
-@app.callback(invoke_without_command=True)
-def _program(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         Output().print(f"mnist-mlp {metadata.version('mnist-mlp')}")
         raise typer.Exit
+
+
+_VERSION = typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+
+
+@app.callback()
+def _program(version: Annotated[bool, _VERSION] = False) -> None:
+    pass
 
 
 app.command()(networks.train)

@@ -39,7 +39,7 @@ Command = Callable[..., None]
 
 
 def command(without: str = "", progress: bool = False) -> Callable[[Command], Command]:
-    """Give a function the `SHARED` options, and for them a console, which it takes first.
+    """Add the `SHARED` options to a command. They make the console, the function's first argument.
 
     Of the processes of a distributed job only rank 0 prints.
     """

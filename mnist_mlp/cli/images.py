@@ -19,7 +19,7 @@ Label = Annotated[
     Option(min=0, max=9, help="Of --image. Default: from its name, else the prediction."),
 ]
 Untrained = Annotated[bool, Option("--untrained", help="A new network, not a trained one.")]
-NewConfig = Annotated[str | None, Option(help="Of the --untrained network. Default: digits.")]
+NewConfig = Annotated[str | None, Option(help="Of --untrained: network, data. Default: digits.")]
 LearningRate = Annotated[float, Option(min=0, help="For one gradient descent update.")]
 Images = Annotated[
     list[Path],
@@ -27,8 +27,8 @@ Images = Annotated[
 ]
 Invert = Annotated[Literal["auto", "yes", "no"], Option(help="yes: dark ink; no: light ink.")]
 Show = Annotated[bool, Option("--show", help="Show the network's input and probabilities.")]
-SaveSeen = Annotated[Path | None, Option(metavar="DIR", help="For the network's input, as PNG.")]
-SaveSteps = Annotated[Path | None, Option(metavar="DIR", help="For what each step made, as PNG.")]
+SaveSeen = Annotated[Path | None, Option(metavar="DIR", help="Save the network's input there.")]
+SaveSteps = Annotated[Path | None, Option(metavar="DIR", help="Save what each step made there.")]
 
 
 @common.command()
@@ -90,7 +90,7 @@ def trace(
     if not math.isfinite(traced.loss_after):
         raise UsageError(f"--learning-rate {learning_rate:g}: the loss after it overflows")
     show_trace(console, traced)
-    if console.stderr:  # takes a moment
+    if console.stderr:  # JSON is wanted; it takes a moment
         console.print_result({"dataset": settings.data.dataset} | source | traced.to_json())
 
 

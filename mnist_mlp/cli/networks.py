@@ -20,7 +20,7 @@ from mnist_mlp.views.terminal import Output, live, show_evaluation, show_run
 # Options of one command each; common.py has the others.
 RunDir = Annotated[Path | None, Option(help="Default: a new folder runs/<config>-NNN.")]
 Resume = Annotated[str | None, Option(metavar="RUN", help="The run to continue, or latest.")]
-InitFrom = Annotated[Path | None, Option(metavar="RUN|CHECKPOINT", help="Begin with its weights.")]
+InitFrom = Annotated[Path | None, Option(metavar="RUN|CHECKPOINT", help="Initial weights.")]
 DryRun = Annotated[bool, Option("--dry-run", help="Try all on two batches; keep only the data.")]
 Tensorboard = Annotated[bool, Option("--tensorboard", help="Save TensorBoard events.")]
 Values = Annotated[

@@ -16,13 +16,12 @@ from torch import nn
 from mnist_mlp.constants import SIDE
 from mnist_mlp.errors import UsageError
 from mnist_mlp.export.page import export_html, random_images
-from mnist_mlp.files import write_atomically
 from mnist_mlp.lesson.trace import Trace, trace_image
 from mnist_mlp.runs.checkpoint import Checkpoint
 from mnist_mlp.runs.environment import load_run_dataset
 from mnist_mlp.steps.data import Dataset, Split, to_images
 from mnist_mlp.steps.model import count_parameters
-from mnist_mlp.views.report import draw_report, fill_template, html_page
+from mnist_mlp.views.report import draw_report, fill_template, write_page
 
 
 def write_handout(checkpoint: Checkpoint, folder: Path, data: Dataset | None = None) -> Path:
@@ -51,7 +50,7 @@ def write_handout(checkpoint: Checkpoint, folder: Path, data: Dataset | None = N
         "index": (f"A network that reads digits: {name}", links),
     }
     for page, texts in pages.items():
-        write_atomically(folder / f"{page}.html", html_page(*texts).encode())
+        write_page(folder / f"{page}.html", *texts)
     return folder / "index.html"
 
 

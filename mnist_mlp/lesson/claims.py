@@ -48,7 +48,7 @@ def check_lesson(data: Dataset | None = None) -> Claims:
         except Exception as error:  # a broken part must be in the table, not the end of it
             errors[number] = f"{type(error).__name__}: {error}"
     return Claims(
-        claims.get(id_) or fill(id_, errors[step or 9], False, note="it fails")
+        claims.get(id_) or fill(id_, errors.get(step or 9, "nothing"), False, note="it fails")
         for id_, (step, *_) in ROWS.items()
     )
 

@@ -46,7 +46,7 @@ _PLACE = re.compile(rb'(content_sha256(?:":"|\x12@))0{64}')
 @with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True, kw_only=True)
 class _Metadata:
-    """What a checkpoint has besides tensors: in the file strings, most of them JSON."""
+    """What a checkpoint has besides tensors. In the file each is JSON, but for `order_hash`."""
 
     config: Config
     epoch: NonNegativeInt
@@ -251,7 +251,7 @@ def _check_header(head: bytes, file_size: int) -> tuple[_Metadata, bytes]:
             shapes[losses] = [examples]
     expected = {name: f"{shape} of F32" for name, shape in shapes.items()}
     for name in [*expected, *found]:
-        has, needs = found.get(name, "missing"), expected.get(name, "missing")
+        has, needs = found.get(name, "absent"), expected.get(name, "absent")
         if has != needs:
             raise CheckpointError(
                 "its tensors are not those of its config's network: "

@@ -1,4 +1,4 @@
-"""A run's folder: its name, its lock, the names of its files. No torch is imported here.
+"""A run's folder: its name, its lock, its files' names, its rows. No torch is imported here.
 
 A run directory holds `config.yaml` (complete; it can be trained from again), `environment.json`,
 `metrics.jsonl` (a row for each epoch) and `checkpoints/`.

@@ -85,9 +85,9 @@ def summarise(path: Path) -> RunSummary:
     config = load_config(path / "config.yaml", environment={})
     rows, written = list[EpochResult](), None
     with suppress(OSError):
-        rows = read_rows(path, config.train.epochs)
         changed = (path / "metrics.jsonl").stat().st_mtime
-        written = datetime.fromtimestamp(changed, UTC).replace(microsecond=0)
+        if rows := read_rows(path, config.train.epochs):
+            written = datetime.fromtimestamp(changed, UTC).replace(microsecond=0)
     last = asdict(rows[-1]) if rows else {"epoch": 0}
     return RunSummary(
         path=path,

@@ -176,13 +176,14 @@ def resume_run(checkpoint: Checkpoint, record: Record) -> tuple[Position, float]
         record.learner.restore(checkpoint)
         losses = checkpoint.training.get("losses", torch.empty(0))
         within = checkpoint.update - checkpoint.epoch * record.batches
-        if len(losses) != within * record.config.train.batch_size:
+        size = record.config.train.batch_size
+        if not 0 <= within < record.batches or len(losses) != within * size:
             raise ValueError(f"update {checkpoint.update} and {len(losses)} losses do not agree")
         losses, correct = losses.to(record.data.test.labels.device), checkpoint.progress["correct"]
         position = Position(checkpoint.epoch + 1, losses, int(correct))
         seconds = checkpoint.progress["seconds"]
         newest = EpochResult(**checkpoint.metrics)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{checkpoint.path}: cannot be resumed from: {error}") from None
     rows = read_rows(record.directory, checkpoint.epoch) if record.directory else [newest]
     if not rows:

@@ -212,8 +212,8 @@ def _shortened(config: Config, data: Dataset) -> tuple[Config, Dataset]:
 def _checkpoint_to_resume(run_dir: Path, device: torch.device) -> Checkpoint | None:
     """The newest whole checkpoint of a run, if it has any. Every process reads it."""
     checkpoint = newest_checkpoint(run_dir)
-    update = checkpoint.update if checkpoint else 0
-    if collectives.largest_of_processes(update, device) != update:
+    read = int(weights_sha256(checkpoint.model)[:12], 16) if checkpoint else -1
+    if collectives.largest_of_processes(read, device) != read:
         raise CheckpointError(f"{run_dir}: not the same for all processes; they must share it")
     return checkpoint
 

@@ -17,6 +17,7 @@ from numba.core.compiler import CompilerBase, DefaultPassBuilder
 
 Array = np.ndarray[Any, Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
+# Numba compiles anew after a change of a function's own file, not of this one: change both.
 OPTIONS: dict[str, Any] = {
     "nogil": True,
     "error_model": "numpy",  # division by 0 gives infinity or nan

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mnist_mlp.errors import UsageError
-from mnist_mlp.files import write_atomically
 from mnist_mlp.runs.directory import read_rows
 from mnist_mlp.runs.listing import differences, find_runs
 from mnist_mlp.views.figures import draw_comparison
 from mnist_mlp.views.plots import Picture
-from mnist_mlp.views.report import fill_template, html_figure, html_page, html_table
+from mnist_mlp.views.report import fill_template, html_figure, html_table, write_page
 from mnist_mlp.views.run_tables import describe_run
 
 
@@ -33,13 +32,11 @@ def compare_runs(targets: Sequence[str | Path], folder: Path | None = None) -> P
         numbers="",
     )
     keys = list(differences(runs))
-    page = (folder or Path()) / "comparison.html"
-    page.parent.mkdir(parents=True, exist_ok=True)
     body = fill_template(
         "comparison",
         picture=html_figure(picture, picture.files()),
         table=html_table(describe_run(run, keys) for run in runs),
     )
-    filled = html_page(f"{len(curves)} runs compared", body)
-    write_atomically(page, filled.encode(errors="replace"))
-    return page
+    folder = folder or Path()
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_page(folder / "comparison.html", f"{len(curves)} runs compared", body)

@@ -68,10 +68,7 @@ def to_html(shown: object) -> str:
             )
         case Trace():
             text = io.StringIO()
-            console = Console(
-                file=text, width=100, highlight=False, markup=False, force_jupyter=False
-            )
-            terminal.show_trace(console, shown)
+            terminal.show_trace(terminal.Output(file=text, width=100, force_jupyter=False), shown)
             pixels = (shown.input * 255).byte().view(28, 28).numpy()
             return f"{_pixels(pixels)}<pre>{escape(text.getvalue())}</pre>"
         case Picture():

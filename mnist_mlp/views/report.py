@@ -25,7 +25,7 @@ from mnist_mlp.yaml_lines import dump_yaml
 
 MAX_SVG_BYTES = 200_000
 """A picture whose SVG is larger is put into the page as PNG."""
-NO_METRICS = "<p>No metrics.jsonl lies beside this checkpoint{}.</p>"
+NO_METRICS = "<p>No readable metrics.jsonl lies beside this checkpoint{}.</p>"
 
 
 @cpu_threads(1)  # matrix products are small here
@@ -71,15 +71,15 @@ def draw_report(
         config=escape(checkpoint.config.shareable().to_yaml()),
         environment=escape(dump_yaml(checkpoint.environment)),
     )
-    page = folder / "report.html"
-    write_atomically(page, html_page(escape(checkpoint.run_name), body).encode(errors="replace"))
-    return page
+    return write_page(folder / "report.html", escape(checkpoint.run_name), body)
 
 
-def html_page(name: str, body: str) -> str:
-    """A whole page: its name, which is its title too, and its body, both as HTML."""
+def write_page(path: Path, name: str, body: str) -> Path:
+    """Write a whole page: its name, which is its title too, and its body, both as HTML."""
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
-    return fill_template("page", name=name, style=style, body=body)
+    page = fill_template("page", name=name, style=style, body=body)
+    write_atomically(path, page.encode(errors="replace"))
+    return path
 
 
 def fill_template(template: str, **parts: object) -> str:
@@ -92,15 +92,16 @@ def html_figure(picture: Picture, contents: Mapping[str, bytes]) -> str:
     """A picture with its caption, as SVG, or as PNG where that is much smaller."""
     svg, png = contents[f"{picture.stem}.svg"], contents[f"{picture.stem}.png"]
     kind, content = ("svg+xml", svg) if len(svg) < MAX_SVG_BYTES else ("png", png)
-    title = picture.figure.get_suptitle()
     width, height = (round(96 * inches) for inches in picture.figure.get_size_inches())
-    return f"""<figure>
-<h3>{escape(title)}</h3>
-<div class="scroll picture" tabindex="0"><img width="{width}" height="{height}" \
-alt="{escape(f"{title}. {picture.shows}")}" \
-src="data:image/{kind};base64,{base64.b64encode(content).decode()}"></div>
-<figcaption>{escape(f"{picture.shows} {picture.caption}")}</figcaption>
-</figure>"""
+    return fill_template(
+        "figure",
+        title=escape(picture.figure.get_suptitle()),
+        shows=escape(picture.shows),
+        caption=escape(picture.caption),
+        width=width,
+        height=height,
+        source=f"data:image/{kind};base64,{base64.b64encode(content).decode()}",
+    )
 
 
 def html_table(rows: Iterable[Mapping[str, object]], kind: str = "numbers") -> str:

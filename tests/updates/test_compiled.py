@@ -24,6 +24,7 @@ from mnist_mlp.updates.compiled import CompiledUpdater
 from mnist_mlp.updates.deformation import Deformation, DeformingUpdater
 from mnist_mlp.updates.graphed import GraphedUpdater
 from mnist_mlp.updates.loop import OptimizerSettings
+from mnist_mlp.updates.machine_code import CachedFunction
 from tests.conftest import REPOSITORY
 
 LAYER_SIZES = [(784, 128, 64, 10), (784, 10), (784, 20, 33, 17, 12, 10)]
@@ -355,6 +356,13 @@ def package(tmp_path: Path) -> Path:
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(REPOSITORY / "mnist_mlp", copied / "mnist_mlp", ignore=ignore)
     return copied
+
+
+def test_the_machine_code_of_all_is_kept() -> None:
+    of_all = (compiled_module._MAKE_UPDATES, compiled_module._LIST_LIT)
+    for function in (*of_all, compiled_module._DEFORM_AND_LIST):
+        assert isinstance(function, CachedFunction)
+        assert function.call.stats.cache_path
 
 
 @pytest.mark.parametrize("script", [RELU, pytest.param(TRAIN, marks=pytest.mark.long)])

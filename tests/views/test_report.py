@@ -129,7 +129,7 @@ def test_without_metrics_there_are_no_curves(
     assert len(pictures) == 15
     assert not any("curves" in path.name for path in pictures)
     text = Page(page.read_text()).text
-    assert "No metrics.jsonl lies beside this checkpoint: no curves." in text
+    assert "No readable metrics.jsonl lies beside this checkpoint: no curves." in text
 
 
 def test_a_file_in_the_way(checkpoint: Checkpoint, data: Dataset, tmp_path: Path) -> None:
