@@ -12,6 +12,8 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -23,7 +25,7 @@ from mnist_mlp.config import Config, load_config
 from mnist_mlp.errors import CheckpointError, DataError, RunInUseError, StoppedError, UsageError
 from mnist_mlp.runs import record
 from mnist_mlp.runs import training as run_module
-from mnist_mlp.runs.checkpoint import load_checkpoint, weights_sha256
+from mnist_mlp.runs.checkpoint import load_checkpoint, save_checkpoint, weights_sha256
 from mnist_mlp.runs.directory import list_checkpoints
 from mnist_mlp.runs.environment import load_config_dataset
 from mnist_mlp.runs.listing import summarise
@@ -331,6 +333,29 @@ def test_rows_before_a_torn_one_are_kept_and_the_first_is_needed() -> None:
     path.unlink()
     with pytest.raises(CheckpointError, match=r"metrics\.jsonl: its row of the untrained"):
         resumed(digits("train.epochs=5"), "run")
+
+
+@pytest.mark.parametrize(
+    ("losses", "correct"), [(2 * 479, 0), (3 * 479, 0), (2 * 479, float("inf"))]
+)
+def test_a_forged_position_is_refused(losses: int, correct: float) -> None:
+    """One that is the whole epoch, and a count that is none; the first can be resumed from."""
+    config = digits("train.batch_size=479", "train.epochs=1", "data.validation=0")
+    train_model(config, "run")
+    checkpoint = load_checkpoint("run")
+    forged = replace(
+        checkpoint,
+        path=Path("run/checkpoints/epoch-000-update-2.safetensors"),
+        epoch=0,
+        update=losses // 479,
+        training=checkpoint.training | {"losses": torch.ones(losses)},
+        progress={"correct": correct, "seconds": 1.0},
+    )
+    checkpoint.path.unlink()
+    save_checkpoint(forged)
+    refused = pytest.raises(CheckpointError, match="cannot be resumed from")
+    with nullcontext() if (losses, correct) == (2 * 479, 0) else refused:
+        assert resumed(config, "run").updates == 3
 
 
 def test_half_written_files_are_swept_and_those_of_others_stay() -> None:
