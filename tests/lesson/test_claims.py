@@ -118,6 +118,7 @@ MUTATIONS = [
     (2, "steps/model.py", "nn.Linear(inputs, outputs)", "nn.Linear(inputs, outputs, bias=False)"),
     (3, "constants.py", "(784, 128, 64, 10)", "(784, 128, 32, 10)"),
     (3, "steps/model.py", "for parameter in layer.parameters()", "for parameter in [layer.weight]"),
+    (3, "steps/model.py", "model.named_modules()", "[*model.named_modules()][:-2]"),
     (4, "steps/loss.py", SOFTMAX, "torch.softmax(logits, 0, out=out)"),
     (4, "steps/loss.py", SOFTMAX, "torch.softmax(-logits, dim, out=out)"),
     (4, "steps/loss.py", SOFTMAX, "logits.exp() / logits.exp().sum(dim, keepdim=True)"),
