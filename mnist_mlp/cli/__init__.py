@@ -36,7 +36,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-_VERSION = typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+_VERSION = typer.Option("--version", callback=_print_version, is_eager=True, help="Print version.")
 
 
 @app.callback()

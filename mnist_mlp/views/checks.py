@@ -85,11 +85,11 @@ def _check_records(checkpoint: Checkpoint, test: Evaluation) -> Iterator[Claim]:
     if isinstance(recorded, float) and checkpoint.metrics.get("updates") == checkpoint.update:
         # With other threads one image more or less may be read correctly.
         ok = abs(test.accuracy - recorded) * test.examples < 1.5
-        claim = "the test accuracy that training recorded", f"{recorded:.2%}"
+        texts = "the test accuracy that training recorded", f"{recorded:.2%}"
         computed = f"{test.accuracy:.2%} on {test.examples:,} test images"
-        yield Claim("test-accuracy", 8, *claim, computed, "holds" if ok else "differs", ok)
+        yield Claim("test-accuracy", 8, *texts, computed, "holds" if ok else "differs", ok)
     file, network = load_file(checkpoint.path), checkpoint.model.state_dict()
     ok = all(torch.equal(tensor, file[name]) for name, tensor in network.items())
-    claim = "the network of this page is the one in its file", "equal"
+    texts = "the network of this page is the one in its file", "equal"
     computed = f"weights_sha256 {weights_sha256(checkpoint.model)}"
-    yield Claim("weights", 8, *claim, computed, "holds" if ok else "differs", ok)
+    yield Claim("weights", 8, *texts, computed, "holds" if ok else "differs", ok)

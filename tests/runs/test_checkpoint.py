@@ -137,7 +137,7 @@ class Canary:
 @pytest.mark.parametrize("prefix", [b"", b"\x10\0\0\0\0\0\0\0"])
 def test_a_pickle_is_refused_and_not_run(prefix: bytes) -> None:
     Path("c.safetensors").write_bytes(prefix + pickle.dumps(Canary()))
-    with pytest.raises(CheckpointError, match=r"not a checkpoint of mnist-mlp, or damaged[;( ]"):
+    with pytest.raises(CheckpointError, match="not a checkpoint of mnist-mlp"):
         load_checkpoint("c.safetensors")
     assert not Path("canary").exists()
 

@@ -28,13 +28,18 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 def together(processes: int, *arguments: str | Path) -> Outcome:
     """The program in so many forked processes, which find each other as under torchrun."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = free_port()
     started = [
         Program(*arguments, hooks=[process_of(rank, processes, port)]) for rank in range(processes)
     ]
     codes, outs, errs = zip(*(process.wait(120) for process in started), strict=True)
     return Outcome(max(codes), "".join(outs), "".join(errs))
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
 
 
 def process_of(rank: int, processes: int, port: int) -> Hook:
