@@ -3,6 +3,7 @@
     python scripts/benchmark.py --root data                  # about ten minutes
     python scripts/benchmark.py --root data --quick          # about two, less precise
     python scripts/benchmark.py --root data --json all.json  # every single number too
+    python scripts/benchmark.py --root data --cuda           # on a GPU, nothing else
 
 Every contender trains one epoch with the same initial weights, images, batch size and optimizer:
 what the bundled configs do, and plain gradient descent at other batch sizes. They take turns, so
@@ -63,6 +64,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
+    from mnist_mlp.config import Config
     from mnist_mlp.runs.training import RunEvent
     from mnist_mlp.steps.data import Dataset
     from mnist_mlp.steps.evaluate import Evaluation
@@ -88,6 +90,8 @@ MEAN, STD = 0.1307, 0.3081
 OURS, LOADER, AUTOGRAD = "mnist-mlp", "DataLoader loop", "in memory, autograd"
 JAX, FLOOR, FLOOR_1 = "JAX lax.scan", "floor", "floor, 1 thread"
 PLAIN = "plain script"
+GRAPH, EAGER = "mnist-mlp, a recorded graph", "mnist-mlp, the same operations one by one"
+CONFIGS_ON_GPU = "mnist", "fast", "best"
 THREADS = {"1 thread": 1, "2 threads": 2}
 BESIDE = ", beside a busy core"
 TARGETS = (
@@ -655,7 +659,7 @@ def compare(
 def epochs(
     tasks: Sequence[Task], rounds: int, quick: bool, problems: list[str]
 ) -> dict[str, Results]:
-    """All contenders at each task; where there is a GPU, two of them there."""
+    """All contenders at each task."""
     results = {}
     spawn = get_context("spawn")
     with (
@@ -678,17 +682,39 @@ def epochs(
                 with one_core():
                     title = f"{title}, one core"
                     results[title] = compare(title, task, alone, rounds, problems)
-    if torch.cuda.is_available():
-        for task in tasks:
-            if task.batch_size >= 64:
-                title = f"{task.optimizer} {task.batch_size} on CUDA"
-                autograd = partial(autograd_epoch, task, len(task.images), "cuda")
-                contenders = [
-                    Contender(OURS, {"": partial(mnist_mlp_epoch, task, "cuda")}),
-                    Contender(AUTOGRAD, {"": autograd}, SAME_ORDER),
-                ]
-                results[title] = compare(title, task, contenders, rounds, problems)
     return results
+
+
+def own_epoch(config: "Config", task: Task, kind: str) -> Epoch:
+    """The mean of three epochs by our updates, after one in which they are recorded."""
+    from mnist_mlp.runs.learner import assemble
+    from mnist_mlp.steps.train import EpochResult, train
+
+    data = task.data.to(torch.device(config.device))
+    with mock.patch("mnist_mlp.runs.learner.updater_kind", lambda *_: kind):
+        learner = assemble(config, data)
+    rates = learner.learning_rates
+    events = train(learner.updater, data, epochs=4, learning_rates=rates, test_each_epoch=None)
+    ends = [event.seconds for event in events if isinstance(event, EpochResult)]
+    return Epoch((ends[4] - ends[1]) / 3)
+
+
+def on_gpu(tasks: Sequence[Task], rounds: int, device: str = "cuda") -> None:
+    """Updates replayed as a graph, the same ones run one by one, and what everybody writes."""
+    from mnist_mlp.config import load_config
+
+    own = {name: (tasks[0], name, tasks[0].overrides()[:3]) for name in CONFIGS_ON_GPU}
+    large = [task for task in tasks if task.batch_size >= 64]
+    plain = {f"{t.optimizer} {t.batch_size}": (t, "lesson", t.overrides()) for t in large}
+    for title, (task, base, overrides) in (own | plain).items():
+        config = load_config(base, [*overrides, f"device={device}", "train.epochs=4"])
+        ways = {GRAPH: "graphed", EAGER: "torch"}
+        measure = {what: partial(own_epoch, config, task, kind) for what, kind in ways.items()}
+        if title in plain:
+            measure[AUTOGRAD] = partial(autograd_epoch, task, len(task.images), device)
+        contenders = [Contender(what, {"": way}) for what, way in measure.items()]
+        results = interleave(title, contenders, rounds)
+        print_results(f"{title} on {device}", "seconds per epoch", results, against=GRAPH)
 
 
 def growth(task: Task, rounds: int) -> Results:
@@ -850,6 +876,7 @@ def benchmark(
         Path | None, typer.Option("--json", help="Where to write every single number.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Less, in under two minutes.")] = False,
+    cuda: Annotated[bool, typer.Option("--cuda", help="Only on a GPU.")] = False,
     rounds: Annotated[int, typer.Option(min=1, help="With --quick at most 3.")] = 5,
 ) -> None:
     """Measure mnist-mlp beside what else one could use."""
@@ -868,6 +895,9 @@ def benchmark(
     data = load_dataset("mnist", root)
     images = as_float(data.train.images)
     tasks = {key: Task(root, data, images, *key) for key in LEARNING_RATES}
+    if cuda:
+        on_gpu(list(tasks.values()), rounds)
+        return
     problems: list[str] = []
     results = epochs(list(tasks.values()), rounds, quick, problems)
     results["Hidden widths"] = growth(tasks["sgd", 512], rounds)

@@ -31,8 +31,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="run the tests marked `long` too")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide a GPU, with which `device: auto` gives other numbers, but from `pytest -m cuda`."""
+    if "cuda" not in config.getoption("markexpr"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests marked `long`, unless asked for them."""
+    """Leave out the tests marked `long`, unless asked for them; skip `cuda` without a GPU."""
+    for item in items:
+        if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device here, or not `pytest -m cuda`"))
     config.stash[LEFT_OUT] = 0
     if not config.getoption("--all") and "long" not in config.getoption("markexpr"):
         long = [item for item in items if item.get_closest_marker("long")]

@@ -167,6 +167,7 @@ def test_version_and_module(run: Run) -> None:
         (["train", "--resume", "used", "--config", "digits"], 2, "by its own config and KEY=VALUE"),
         (["train", "--resume", "nope"], 2, "nope: no such run; mnist-mlp runs lists"),
         (["train", "--resume", "file"], 2, "file: no such run"),
+        (["train", "--resume", "."], 2, ".: no run began there; begin one with --config"),
         (["trace", "used", "--image", "x.png", "--index", "3"], 2, "omit --index and --split"),
         (["trace", "used", "--image", "x.png", "--split", "test"], 2, "omit --index and --split"),
         (["trace", "used", "--config", "digits"], 2, "--config is for --untrained"),

@@ -98,8 +98,10 @@ def train(
 def _run_to_resume(target: Path) -> Path:
     """The run that a path, a run's name or its newest checkpoint file means; else a UsageError."""
     target = find_run(target)
-    if target.is_dir():
+    if (target / "config.yaml").is_file():
         return target
+    if target.is_dir():
+        raise UsageError(f"{target}: no run began there; begin one with --config")
     run = target.parent.parent
     if target not in (checkpoints := list_checkpoints(run)):
         raise UsageError(f"{target}: no such run; mnist-mlp runs lists those under runs/")

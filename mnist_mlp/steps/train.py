@@ -126,7 +126,8 @@ class TorchUpdater(Updater):
 
     def examples(self, rows: slice | Tensor) -> tuple[Tensor, Tensor]:
         """The images (B, 784) and labels (B,) of order[rows]."""
-        pixels, labels = (tensor.index_select(0, self.order[rows]) for tensor in self.train)
+        index = self.order[rows]
+        pixels, labels = (tensor.index_select(0, index) for tensor in self.train)
         return to_images(pixels), labels
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mnist_mlp.constants import CLASSES, INPUT_SIZE
 from mnist_mlp.steps.data import Split
 from mnist_mlp.steps.train import Updater
-from mnist_mlp.updates.deformation import Deformation
+from mnist_mlp.updates.deformation import Deformation, draw
 from mnist_mlp.updates.lit import deform_and_list, empty_lists, list_lit, new_canvas
 from mnist_mlp.updates.loop import Lists, Norms, OptimizerSettings, Workspace, make_updates
 from mnist_mlp.updates.machine_code import Array, CachedFunction, DisjointArrays
@@ -61,7 +61,7 @@ class CompiledUpdater(Updater):
         self.scale = 255.0 if self.pixels.dtype == np.uint8 else 1.0
         if deformation:
             self.canvas = new_canvas(self.dtype)
-            self._draw(deformation, 0, epoch=0)
+            self.coefficients = draw(deformation, 0, seed, epoch=0).numpy()
             self.lists = self._deformed(slice(0), np.zeros(0, np.int64), _DEFORM_AND_LIST.prepare)
         else:
             lit = int(np.count_nonzero(self.pixels))
@@ -81,7 +81,9 @@ class CompiledUpdater(Updater):
         calls = [slice(start, min(start + per_call, len(rates))) for start in starts]
         all_lists: Iterator[Lists] = map(self._lists, calls)
         if self.deformation:
-            self._draw(self.deformation, len(order), epoch)
+            # Not in the second thread, where sin and cos would use both cores, and wait for each
+            # other.
+            self.coefficients = draw(self.deformation, len(order), self.seed, epoch).numpy()
             all_lists = _one_ahead(self._lists, calls)
         for call, lists in zip(calls, all_lists, strict=True):
             rows = slice(call.start * size, call.stop * size)
@@ -108,18 +110,10 @@ class CompiledUpdater(Updater):
         starts, inputs, values = self.lists
         return np.stack([starts[index], starts[index + 1]]), inputs, values
 
-    def _draw(self, deformation: Deformation, examples: int, epoch: int) -> None:
-        """Draw an epoch's maps and grids."""
-        # Not in the second thread, where sin and cos would use both cores, and wait for each other.
-        noise = deformation.sample(examples, self.seed, epoch)
-        self.maps = deformation.maps(noise).permute(2, 0, 1).contiguous().numpy()
-        self.grids = deformation.grids(noise).numpy()
-
     def _deformed(self, rows: slice, index: Array, deform: Callable[..., Any]) -> Lists:
         """Lists for some rows of the epoch, the images of an index."""
         lists = empty_lists(len(index), len(index) * INPUT_SIZE, self.dtype)
-        how = self.maps[rows], self.grids[rows], self.canvas
-        deform(self.pixels, index, self.scale, *how, *lists)
+        deform(self.pixels, index, self.scale, self.coefficients[rows], self.canvas, *lists)
         return lists
 
 

@@ -9,7 +9,7 @@ Networks", 2003; they smooth the noise of every pixel.)
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -62,11 +62,12 @@ class Deformation:
             return 1.0
         return 1 - (1 - self.fade_to) * (epoch - begin) / (self.epochs - begin)
 
-    def maps(self, noise: Tensor) -> Tensor:
-        """The affine maps (2, 3, B) of noise (B, numbers of one image).
+    def coefficients(self, noise: Tensor) -> Tensor:
+        """What `deform` takes (B, 2, 3 or 19), of noise (B, numbers of one image).
 
-        Output pixel (x, y) shows the point of the input whose coordinates are the two rows times
-        (x, y, 1); so what is drawn moves the other way. Coordinates go from −1 to 1.
+        Output pixel (x, y) shows the point of the input whose two coordinates are: the first three
+        numbers times (x, y, 1), and a displacement. So what is drawn moves the other way. The
+        numbers after these are the grid of displacements, in pixels.
         """
         turn, grow_x, grow_y, shear, right, down = noise[:, :AFFINE_NUMBERS].t()
         turn, shear = turn * math.radians(self.rotation), self.shear * shear
@@ -74,27 +75,37 @@ class Deformation:
         grow_x, grow_y = 1 + self.scale * grow_x, 1 + self.scale * grow_y
         x = cos * grow_x, (cos * shear - sin) * grow_y, right * move
         y = sin * grow_x, (sin * shear + cos) * grow_y, down * move
-        return torch.stack([*x, *y]).view(2, 3, -1)
+        affine = torch.stack([*x, *y], dim=1).view(-1, 2, 3)
+        grids = self.elastic * noise[:, AFFINE_NUMBERS:]
+        return torch.cat([affine, grids.view(len(noise), 2, grids.shape[1] // 2)], dim=2)
 
-    def grids(self, noise: Tensor) -> Tensor:
-        """The elastic grids (B, 2, 4, 4) of noise: by how many pixels x and y are displaced."""
-        return self.elastic * noise[:, AFFINE_NUMBERS:].reshape(-1, 2, GRID, GRID)
 
-    def __call__(self, images: Tensor, noise: Tensor) -> Tensor:
-        """Deform images (B, 784) in [0, 1], each by its row of noise (B, numbers of one image).
+@lru_cache(maxsize=1)  # `GraphedUpdater` asks once too early
+def draw(deformation: Deformation, examples: int, seed: int, epoch: int) -> Tensor:
+    """An epoch's coefficients (examples, 2, 3 or 19), on the CPU."""
+    return deformation.coefficients(deformation.sample(examples, seed, epoch))
 
-        Values between pixels are interpolated bilinearly; outside the image all is 0.
-        """
-        x = (torch.arange(SIDE, device=images.device) + 0.5) * PIXEL - 1
-        # The points, (B, 2, 28, 28). All x before all y is faster to write than pairs.
-        points = images.new_empty(len(images), 2, SIDE, SIDE)
-        for row, (by_x, by_y, start) in enumerate(self.maps(noise)[..., None, None]):
-            torch.addcmul(by_x * x + start, by_y, x[:, None], out=points[:, row])
-        if self.elastic:
-            weights = interpolation(noise.device)
-            points += PIXEL * (weights.T @ self.grids(noise) @ weights)
-        square = images.view(-1, 1, SIDE, SIDE)
-        return F.grid_sample(square, points.permute(0, 2, 3, 1), align_corners=False).flatten(1)
+
+def deform(images: Tensor, coefficients: Tensor) -> Tensor:
+    """Deform images (B, 784) in [0, 1], each by its own `coefficients` (B, 2, 3 or 19).
+
+    Values between pixels are interpolated bilinearly; outside the image all is 0.
+    """
+    count = coefficients.shape[2]
+    points = coefficients.view(-1, count) @ basis(images.device)[:count]
+    square, by_axis = images.view(-1, 1, SIDE, SIDE), points.view(-1, 2, SIDE, SIDE)
+    return F.grid_sample(square, by_axis.permute(0, 2, 3, 1), align_corners=False).flatten(1)
+
+
+@cache
+def basis(device: torch.device) -> Tensor:
+    """(19, 784): the coordinates of a point of an image are sums of these, pixel by pixel.
+
+    They are x, y, 1, and how far each displacement of the grid, of one pixel, is felt.
+    """
+    x = ((torch.arange(SIDE, device=device) + 0.5) * PIXEL - 1).expand(SIDE, SIDE)
+    felt = PIXEL * torch.kron(interpolation(device), interpolation(device))
+    return torch.cat([torch.stack([x, x.T, torch.ones_like(x)]).view(3, -1), felt])
 
 
 @cache
@@ -117,10 +128,11 @@ class DeformingUpdater(TorchUpdater):
     ) -> Iterator[int]:
         """See `Updater`."""
         if self.deformation:
-            self.noise = self.deformation.sample(len(order), self.seed, epoch).to(order.device)
+            drawn = draw(self.deformation, len(order), self.seed, epoch)
+            self.coefficients = drawn.to(order.device)
         yield from super().run_epoch(epoch, order, learning_rates, done, logits)
 
     def examples(self, rows: slice | Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, 784), deformed, and labels (B,)."""
         images, labels = super().examples(rows)
-        return (self.deformation(images, self.noise[rows]) if self.deformation else images), labels
+        return (deform(images, self.coefficients[rows]) if self.deformation else images), labels

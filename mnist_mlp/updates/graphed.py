@@ -8,18 +8,24 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from mnist_mlp.updates.deformation import DeformingUpdater
+from mnist_mlp.updates.deformation import DeformingUpdater, draw
+
+PIECE = 4096
+"""Of a tensor, PyTorch's fused optimizers give up to 65,536 numbers to one of a GPU's hundred
+processors. So they get pieces of about this many."""
 
 
 @dataclass(eq=False)
 class GraphedUpdater(DeformingUpdater):
     """`DeformingUpdater` as a CUDA graph. The optimizer's learning rate must be a tensor there.
 
-    On a CPU nothing is recorded; the same operations run one by one.
+    On a CPU nothing is recorded; the same operations run one by one. The optimizer's state of each
+    parameter is whole, as without a graph.
     """
 
     def __post_init__(self) -> None:
@@ -28,9 +34,22 @@ class GraphedUpdater(DeformingUpdater):
         self.learning_rates = torch.empty(-(-examples // self.batch_size), device=device)
         self.batch = torch.zeros(1, dtype=torch.int64, device=device)
         self.offsets = torch.arange(self.batch_size, device=device)
-        self.noise = torch.empty(0, device=device)
+        self.coefficients = torch.empty(0, device=device)
         self.logits = torch.empty(0, device=device)
         self.replays: dict[int, Callable[[], None]] = {}
+        group, state = self.optimizer.param_groups[0], self.optimizer.state
+        momentum = ["momentum_buffer"] if group.get("momentum") else []
+        keys = ["exp_avg", "exp_avg_sq"] if "betas" in group else momentum
+        group["params"] = []
+        for parameter in self.model.parameters():
+            moments = {key: torch.zeros_like(parameter) for key in keys}
+            rows = zip(_pieces(parameter.detach()), *map(_pieces, moments.values()), strict=True)
+            for piece, *views in rows:
+                state[piece] = dict(zip(keys, views, strict=True))
+                if "betas" in group:
+                    state[piece]["step"] = moments["step"] = torch.zeros((), device=device)
+                group["params"].append(piece)
+            state[parameter] = moments
 
     def run_epoch(
         self, epoch: int, order: Tensor, learning_rates: Sequence[float], done: int, logits: Tensor
@@ -43,15 +62,31 @@ class GraphedUpdater(DeformingUpdater):
         self.order.copy_(order)
         self.learning_rates.copy_(torch.tensor(learning_rates))
         if self.deformation:
-            noise = self.deformation.sample(examples, self.seed, epoch)
-            self.noise.resize_(noise.shape).copy_(noise)  # the same memory in every epoch
+            drawn = draw(self.deformation, examples, self.seed, epoch)
+            self.coefficients.resize_(drawn.shape).copy_(drawn)  # the same memory in every epoch
+        for state in self.optimizer.state.values():
+            if "step" in state:
+                state["step"].fill_((epoch - 1) * len(learning_rates) + done)
         self.batch.fill_(done)
         for batch in range(done, len(learning_rates)):
             count = min(size, examples - batch * size)
             if count not in self.replays:
                 self.replays[count] = self._record(count, batch)
             self.replays[count]()
+            if batch == len(learning_rates) - 1 and self.deformation:
+                draw(self.deformation, examples, self.seed, epoch + 1)  # while the device works
             yield batch
+
+    def update(self, rows: slice | Tensor) -> Tensor:
+        """See `TorchUpdater`."""
+        images, labels = self.examples(rows)
+        logits = self.backward(images, labels)
+        pieces = iter(self.optimizer.param_groups[0]["params"])
+        for parameter in self.model.parameters():
+            for gradient in _pieces(cast(Tensor, parameter.grad)):
+                next(pieces).grad = gradient
+        self.optimizer.step()
+        return logits
 
     def _make_next(self, count: int) -> None:
         """Make the update of the current batch, of `count` examples, and advance."""
@@ -66,20 +101,18 @@ class GraphedUpdater(DeformingUpdater):
         Before recording, libraries and the optimizer need a few updates to initialise themselves.
         These are undone afterwards, in the position, the model and the optimizer's state.
         """
-        before = {key: value.clone() for key, value in self._changing()}
+        before = [tensor.clone() for tensor in self._changing()]
         replay = self._warm_up_and_record(count, batch)
         self.batch.fill_(batch)
-        with torch.no_grad():
-            for key, value in self._changing():
-                # An optimizer's state begins with zeros.
-                value.copy_(before.get(key, torch.zeros_like(value)))
+        for tensor, value in zip(self._changing(), before, strict=True):
+            tensor.copy_(value)
         return replay
 
-    def _changing(self) -> Iterator[tuple[object, Tensor]]:
-        """What an update changes, by the name of a weight, or by its parameter and its own."""
-        yield from self.model.state_dict().items()
-        for parameter, values in self.optimizer.state.items():
-            yield from (((parameter, key), value) for key, value in values.items())
+    def _changing(self) -> Iterator[Tensor]:
+        """What an update changes."""
+        yield from self.model.state_dict().values()
+        for state in self.optimizer.state.values():
+            yield from state.values()
 
     def _warm_up_and_record(self, count: int, batch: int) -> Callable[[], None]:
         stream = torch.cuda.Stream() if self.batch.is_cuda else None  # type: ignore[no-untyped-call]
@@ -97,3 +130,8 @@ class GraphedUpdater(DeformingUpdater):
         with torch.cuda.graph(graph):
             self._make_next(count)
         return graph.replay
+
+
+def _pieces(tensor: Tensor) -> Sequence[Tensor]:
+    """Views of some rows each."""
+    return torch.split(tensor, max(1, PIECE // tensor[0].numel()))

@@ -117,30 +117,30 @@ def deform_and_list(
     pixels: Array,
     index: Array,
     scale: float,
-    maps: Array,
-    grids: Array,
+    coefficients: Array,
     canvas: Canvas,
     starts: Array,
     inputs: Array,
     values: Array,
 ) -> None:
-    """What `list_lit` does for the images pixels[index] (N, 784), each deformed by its map.
+    """What `list_lit` does for the images pixels[index] (N, 784), deformed as `deform` does it.
 
-    The maps (N, 2, 3) and grids (N, 2, 4, 4) are those of `Deformation`; without elastic
-    deformation there are no grids. No two arrays may overlap.
+    No two arrays may overlap.
     """
     real = values.dtype.type
     half, shift = real(SIDE / 2), real(SIDE / 2 + 0.5)  # from −1 to 1 to pixels of the frame
     weights, across, image, framed, widened, shifts, points = canvas
+    elastic = coefficients.shape[2] > 3
     for n in range(len(index)):
         _frame(pixels[index[n]], scale, image, framed)
-        for k in range(2 * GRID if len(grids) else 0):  # both axes' rows
+        for k in range(2 * GRID if elastic else 0):  # both axes' rows
             axis, row = divmod(k, GRID)
-            _interpolate(grids[n, axis, row], weights, widened[axis, row])
+            grid = coefficients[n, axis, 3:]
+            _interpolate(grid[GRID * row :], weights, widened[axis, row])
         for y in range(SIDE):
             for axis in range(2):
-                by_x, by_y, start = maps[n, axis]
-                if len(grids):
+                by_x, by_y, start = coefficients[n, axis, :3]
+                if elastic:
                     _interpolate(weights[:, y], widened[axis], shifts[axis])
                 start = (by_y * across[y] + start) * half + shift
                 _points(by_x * half, across, start, shifts[axis], points[axis])

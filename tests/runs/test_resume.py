@@ -69,16 +69,18 @@ def stopped_after(asked: int, config: Config, run_dir: str, resume: bool = False
     assert error.value.exit_code == 143
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 @pytest.mark.parametrize("batch_norm", [False, True])
 @pytest.mark.parametrize(
     "amounts",
     [(), ("augment.rotation=9", "augment.elastic=0.3", "augment.fade_fraction=0.9")],
 )
 def test_what_is_gone_in_the_end_is_resumed_too(
-    amounts: tuple[str, ...], batch_norm: bool, monkeypatch: pytest.MonkeyPatch
+    amounts: tuple[str, ...], batch_norm: bool, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "PROGRESS_S", 0)
     config = digits(
+        f"device={device}",
         *amounts, f"model.batch_norm={str(batch_norm).lower()}", "optimizer.name=adamw",
         "optimizer.learning_rate=0.003", "data.validation=100",
     )  # fmt: skip
@@ -96,6 +98,20 @@ def test_what_is_gone_in_the_end_is_resumed_too(
     assert kinds - {"optimizer"} == ({"model"} if batch_norm else set())
     names = [f"layer{k}.{kind}" for k in (1, 2, 3) for kind in ("weight", "bias")]
     assert list(checkpoint.model.state_dict()) == names
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("devices", [("cpu", "cuda"), ("cuda", "cpu")])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_run_may_change_its_device(
+    optimizer: str, devices: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "PROGRESS_S", 0)
+    how = f"optimizer.name={optimizer}", "optimizer.momentum=0.9", "optimizer.learning_rate=0.003"
+    before, after = (digits(f"device={device}", *how) for device in devices)
+    whole = train_model(before, "whole")
+    stopped_after(14, before, "parts")
+    assert resumed(after, "parts").train_loss == pytest.approx(whole.train_loss, rel=1e-4)
 
 
 COMBINATIONS = [

@@ -158,7 +158,6 @@ def test_the_result_in_json_has_the_keys_of_the_contract() -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_cuda_trains_as_the_cpu_does() -> None:
     on_cpu = train_model(digits("device=cpu"))
     on_cuda = train_model(digits("device=cuda"))

@@ -21,7 +21,7 @@ from mnist_mlp.steps.optimizer import build_optimizer
 from mnist_mlp.steps.train import EpochResult, TorchUpdater, Updater, train
 from mnist_mlp.updates import compiled as compiled_module
 from mnist_mlp.updates.compiled import CompiledUpdater
-from mnist_mlp.updates.deformation import Deformation, DeformingUpdater
+from mnist_mlp.updates.deformation import Deformation, DeformingUpdater, deform, draw
 from mnist_mlp.updates.graphed import GraphedUpdater
 from mnist_mlp.updates.loop import OptimizerSettings
 from mnist_mlp.updates.machine_code import CachedFunction
@@ -165,14 +165,14 @@ def test_images_are_deformed_as_pytorch_does_it(elastic: float, digits: Dataset)
     updater = compiled(
         build_mlp(seed=0), digits.train, 100, {"name": "sgd"}, deformation=deformation
     )
-    updater.order, noise = torch.randperm(1437), deformation.sample(1437, 0, 1)
-    updater._draw(deformation, 1437, epoch=1)
+    updater.order, drawn = torch.randperm(1437), draw(deformation, 1437, 0, epoch=1)
+    updater.coefficients = drawn.numpy()
     (begins, ends), inputs, values = updater._lists(slice(3, 4))
     ours = torch.zeros(100, 784)
     for row, begin, end in zip(ours, begins, ends, strict=True):
         row[inputs[begin:end].astype(int) - 1] = torch.from_numpy(values[begin:end])
     rows = slice(300, 400)
-    theirs = deformation(to_images(digits.train.pixels[updater.order[rows]]), noise[rows])
+    theirs = deform(to_images(digits.train.pixels[updater.order[rows]]), drawn[rows])
     assert (theirs > 0).any(dim=1).float().mean() > 0.5
     assert (ours - theirs).abs().max() < 2e-5
 
@@ -181,14 +181,14 @@ def test_only_the_first_thread_computes_sines(
     digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a second one PyTorch would compute them on all cores, whatever its number of threads."""
-    threads, maps = [], Deformation.maps
+    threads, coefficients = [], Deformation.coefficients
 
     def watched(deformation: Deformation, noise: Tensor) -> Tensor:
         threads.append(threading.current_thread())
-        return maps(deformation, noise)
+        return coefficients(deformation, noise)
 
-    monkeypatch.setattr(Deformation, "maps", watched)
-    deformation = Deformation(rotation=9)
+    monkeypatch.setattr(Deformation, "coefficients", watched)
+    deformation = Deformation(rotation=8.75)  # nobody else's: what was drawn is kept
     updater = compiled(
         build_mlp(seed=0), digits.train, 100, {"name": "sgd"}, deformation=deformation
     )

@@ -12,6 +12,8 @@ from mnist_mlp.updates.deformation import Deformation, DeformingUpdater
 from mnist_mlp.updates.graphed import GraphedUpdater
 from tests.updates.test_compiled import digits as digits
 
+DEFORMATION = Deformation(rotation=10, elastic=1.0)
+
 
 @pytest.mark.parametrize("name", ["sgd", "momentum", "adamw"])
 @pytest.mark.parametrize("batch_size", [64, 1000, 1437])
@@ -39,7 +41,7 @@ def test_what_comes_before_recording_leaves_no_trace(
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
-@pytest.mark.parametrize("deformation", [None, Deformation(rotation=10, elastic=1.0)])
+@pytest.mark.parametrize("deformation", [None, DEFORMATION])
 def test_a_recorded_update_is_the_usual_one_bit_for_bit(
     batch_norm: bool, deformation: Deformation | None, digits: Dataset
 ) -> None:
@@ -58,34 +60,38 @@ def test_a_recorded_update_is_the_usual_one_bit_for_bit(
     assert all(torch.equal(a, b) for a, b in zip(tensors, usual_tensors, strict=True))
 
 
-def rows(data: Dataset, device: str, graphed: bool, name: str, **settings: Any) -> list[float]:
-    model = build_mlp(seed=0).to(device)
-    optimizer = build_optimizer(model.parameters(), name, graphed=graphed, **settings)
-    kind = GraphedUpdater if graphed else TorchUpdater
-    data = data.to(torch.device(device))
-    updater = kind(model, optimizer, chain_rule(model), data.train, 50)
-    rates = [settings["learning_rate"] / (1 + k // 29) for k in range(3 * 29)]
+def rows(
+    data: Dataset, device: str, graphed: bool, options: dict[str, Any], **how: Any
+) -> list[float]:
+    data, model = data.to(torch.device(device)), build_mlp(seed=0, **options).to(device)
+    optimizer = build_optimizer(model.parameters(), **how, graphed=graphed)
+    backward = autograd(model) if options else chain_rule(model)
+    kind = GraphedUpdater if graphed else DeformingUpdater
+    updater = kind(model, optimizer, backward, data.train, 50, DEFORMATION if options else None)
+    rates = [how["learning_rate"] / (1 + k // 29) for k in range(3 * 29)]
     events = train(updater, data, epochs=3, learning_rates=rates)
     return [event.train_loss for event in events if isinstance(event, EpochResult)]
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("options", [{}, {"batch_norm": True}])
 @pytest.mark.parametrize(
-    ("name", "settings"),
+    "how",
     [
-        ("sgd", {"learning_rate": 0.1}),
-        ("sgd", {"learning_rate": 0.05, "momentum": 0.9}),
-        ("adamw", {"learning_rate": 0.002}),
+        {"name": "sgd", "learning_rate": 0.1},
+        {"name": "sgd", "learning_rate": 0.05, "momentum": 0.9, "nesterov": True},
+        {"name": "adam", "learning_rate": 0.002, "weight_decay": 0.01},
+        {"name": "adamw", "learning_rate": 0.002, "weight_decay": 0.1},
     ],
 )
 def test_on_cuda_replayed_updates_are_the_eager_ones(
-    name: str, settings: dict[str, float], digits: Dataset
+    how: dict[str, Any], options: dict[str, Any], digits: Dataset
 ) -> None:
+    """With batch normalisation on deformed images too."""
     graphed, eager, cpu = (
-        rows(digits, device, graphed, name, **settings)
+        rows(digits, device, graphed, options, **how)
         for device, graphed in (("cuda", True), ("cuda", False), ("cpu", False))
     )
     assert graphed == pytest.approx(eager, rel=1e-3)
     assert graphed == pytest.approx(cpu, rel=1e-3)
-    assert graphed == rows(digits, "cuda", True, name, **settings)
+    assert graphed == rows(digits, "cuda", True, options, **how)
