@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -10,25 +11,26 @@ import torch
 from torch import Tensor, nn
 
 from mnist_mlp.constants import CLASSES, INPUT_SIZE
-from mnist_mlp.steps.data import Split
+from mnist_mlp.steps.data import Split, to_images
 from mnist_mlp.steps.train import Updater
-from mnist_mlp.updates.deformation import Deformation, draw
-from mnist_mlp.updates.lit import deform_and_list, empty_lists, list_lit, new_canvas
+from mnist_mlp.updates.deformation import Deformation, deform, draw
+from mnist_mlp.updates.lit import empty_lists, list_lit
 from mnist_mlp.updates.loop import Lists, Norms, OptimizerSettings, Workspace, make_updates
-from mnist_mlp.updates.machine_code import Array, CachedFunction, DisjointArrays
+from mnist_mlp.updates.machine_code import CachedFunction
 
 REGISTER = 16
 """Float32 numbers in the widest vector register, AVX-512's."""
 SMALL_BATCH = 16
 """Up to so many examples, plain gradient descent without batch normalisation adds each example's
 gradient to the weights."""
+BLOCK = 256
+"""Images deformed at a time: what they take stays in a CPU's second-level cache."""
 WORK_PER_CALL = 300_000_000
 """Weights × examples after which the loop returns, if these are more than a batch: some
 milliseconds. Signals are heard then."""
 
 
 _MAKE_UPDATES, _LIST_LIT = CachedFunction(make_updates), CachedFunction(list_lit)
-_DEFORM_AND_LIST = CachedFunction(deform_and_list, pipeline_class=DisjointArrays)
 State = dict[Tensor, dict[str, Tensor]]
 """What the optimizer keeps for each parameter, as `torch.optim.Optimizer.state` has it."""
 
@@ -55,18 +57,12 @@ class CompiledUpdater(Updater):
         self.space, self.norms, self.state = _lay_out(model, batch_size, optimizer)
         plain = optimizer == OptimizerSettings() and not self.norms
         self.optimizer = None if plain and batch_size <= SMALL_BATCH else optimizer
+        self.thread = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
         self.steps = [state["step"] for state in self.state.values() if "step" in state]
         self.batches_per_call = max(1, WORK_PER_CALL // (len(self.space.theta) * batch_size))
-        self.dtype, self.pixels = self.space.theta.dtype, train.pixels.numpy()
-        self.scale = 255.0 if self.pixels.dtype == np.uint8 else 1.0
-        if deformation:
-            self.canvas = new_canvas(self.dtype)
-            self.coefficients = draw(deformation, 0, seed, epoch=0).numpy()
-            self.lists = self._deformed(slice(0), np.zeros(0, np.int64), _DEFORM_AND_LIST.prepare)
-        else:
-            lit = int(np.count_nonzero(self.pixels))
-            self.lists = empty_lists(len(self.pixels), lit, self.dtype)
-            _LIST_LIT.prepare(self.pixels, self.scale, *self.lists)
+        # Deformed images are listed call by call, others once, whatever their order.
+        pixels = to_images(train.pixels[:0]) if deformation else train.pixels
+        self.lists = self._list(pixels, _LIST_LIT.prepare)
         lists = (np.zeros((2, 0), np.int64), *self.lists[1:])
         none = lists, np.zeros(0, np.int64), torch.zeros(0, CLASSES).numpy(), np.zeros(0)
         _MAKE_UPDATES.prepare(self.space, self.norms, self.optimizer, *none, batch_size, 0)
@@ -81,10 +77,9 @@ class CompiledUpdater(Updater):
         calls = [slice(start, min(start + per_call, len(rates))) for start in starts]
         all_lists: Iterator[Lists] = map(self._lists, calls)
         if self.deformation:
-            # Not in the second thread, where sin and cos would use both cores, and wait for each
-            # other.
-            self.coefficients = draw(self.deformation, len(order), self.seed, epoch).numpy()
-            all_lists = _one_ahead(self._lists, calls)
+            draw_soon = partial(self.thread.submit, draw, self.deformation, len(order), self.seed)
+            self.coefficients = draw_soon(epoch).result()
+            all_lists = self._one_ahead(calls)
         for call, lists in zip(calls, all_lists, strict=True):
             rows = slice(call.start * size, call.stop * size)
             batches = (lists, labels[rows], logits[rows].numpy(), rates[call], size)
@@ -98,22 +93,38 @@ class CompiledUpdater(Updater):
                 torch.set_flush_denormal(False)
             for step in self.steps:
                 step.fill_(updates + call.stop)
+            if self.deformation and call == calls[-1]:
+                draw_soon(epoch + 1)  # `draw` keeps it for then
             yield call.stop - 1
+
+    def _one_ahead(self, calls: Sequence[slice]) -> Iterator[Lists]:
+        """The lists of each call in turn. While one is used, a thread makes the next."""
+        pending = self.thread.submit(self._lists, calls[0])
+        for call in calls[1:]:
+            following = self.thread.submit(self._lists, call)
+            yield pending.result()
+            pending = following
+        yield pending.result()
 
     def _lists(self, batches: slice) -> Lists:
         """Layer 1's lists for the examples of these batches."""
         rows = slice(batches.start * self.batch_size, batches.stop * self.batch_size)
-        index = self.order[rows].numpy()
-        if self.deformation:
-            starts, inputs, values = self._deformed(rows, index, _DEFORM_AND_LIST.call)
-            return np.stack([starts[:-1], starts[1:]]), inputs, values
-        starts, inputs, values = self.lists
-        return np.stack([starts[index], starts[index + 1]]), inputs, values
+        index = self.order[rows]
+        if not self.deformation:
+            starts, inputs, values = self.lists
+            return np.stack([starts[index.numpy()], starts[index.numpy() + 1]]), inputs, values
+        images = torch.empty(len(index), INPUT_SIZE)
+        whole = images, index, self.coefficients[rows]
+        for block, which, how in zip(*(torch.split(t, BLOCK) for t in whole), strict=True):
+            block[:] = deform(to_images(self.train.pixels.index_select(0, which)), how)
+        starts, inputs, values = self._list(images, _LIST_LIT.call)
+        return np.stack([starts[:-1], starts[1:]]), inputs, values
 
-    def _deformed(self, rows: slice, index: Array, deform: Callable[..., Any]) -> Lists:
-        """Lists for some rows of the epoch, the images of an index."""
-        lists = empty_lists(len(index), len(index) * INPUT_SIZE, self.dtype)
-        deform(self.pixels, index, self.scale, self.coefficients[rows], self.canvas, *lists)
+    def _list(self, pixels: Tensor, list_lit: Callable[..., Any]) -> Lists:
+        """See `list_lit`. It has room for one number more than are not 0."""
+        lit = pixels.numel() if pixels.is_floating_point() else int(pixels.count_nonzero())
+        lists = empty_lists(len(pixels), lit, self.space.theta.dtype)
+        list_lit(pixels.numpy(), 1.0 if pixels.is_floating_point() else 255.0, *lists)
         return lists
 
 
@@ -172,14 +183,3 @@ def _lay_out(
     )
     norms = (normal, running.numpy()) if any(norm for _, norm in pairs) else None
     return space, norms, state
-
-
-def _one_ahead(function: Callable[[slice], Lists], items: list[slice]) -> Iterator[Lists]:
-    """The function of each item in turn. While one is used, a thread computes the next."""
-    with ThreadPoolExecutor(1) as thread:
-        pending = None
-        for item in [*items, None]:
-            following = thread.submit(function, item) if item else None
-            if pending:
-                yield pending.result()
-            pending = following

@@ -80,7 +80,7 @@ class Deformation:
         return torch.cat([affine, grids.view(len(noise), 2, grids.shape[1] // 2)], dim=2)
 
 
-@lru_cache(maxsize=1)  # `GraphedUpdater` asks once too early
+@lru_cache(maxsize=1)  # the next epoch's is asked for before it begins
 def draw(deformation: Deformation, examples: int, seed: int, epoch: int) -> Tensor:
     """An epoch's coefficients (examples, 2, 3 or 19), on the CPU."""
     return deformation.coefficients(deformation.sample(examples, seed, epoch))
@@ -92,8 +92,10 @@ def deform(images: Tensor, coefficients: Tensor) -> Tensor:
     Values between pixels are interpolated bilinearly; outside the image all is 0.
     """
     count = coefficients.shape[2]
-    points = coefficients.view(-1, count) @ basis(images.device)[:count]
-    square, by_axis = images.view(-1, 1, SIDE, SIDE), points.view(-1, 2, SIDE, SIDE)
+    if len(images) == 1:  # whose product alone would round in another way
+        coefficients = coefficients.expand(2, -1, -1)
+    points = coefficients.reshape(-1, count) @ basis(images.device)[:count]
+    square, by_axis = images.view(-1, 1, SIDE, SIDE), points.view(-1, 2, SIDE, SIDE)[: len(images)]
     return F.grid_sample(square, by_axis.permute(0, 2, 3, 1), align_corners=False).flatten(1)
 
 
