@@ -144,7 +144,7 @@ def _lay_out(
     heights = [1 + n + 2 * bool(norm) for n, (_, norm) in zip(inputs, pairs, strict=False)]
     sizes = [height * width for height, width in zip(heights, widths, strict=True)]
     flat = torch.zeros(4, sum(sizes), dtype=dtype)  # θ, its gradient, two moments
-    running = torch.zeros(3 * sum(widths), dtype=dtype)
+    running = torch.zeros(6 * sum(widths), dtype=dtype)
     begins, listed = np.zeros((len(pairs), size), np.int64), 0
     keys = ["exp_avg", "exp_avg_sq"] if how.adaptive else ["momentum_buffer"] * (how.momentum > 0)
     state: State = {}
@@ -156,8 +156,8 @@ def _lay_out(
         if norm:
             views += [tables[:, -2], tables[:, -1]]
             parameters += [norm.weight, norm.bias]
-            rows = torch.split(running, [3 * width for width in widths])[k].view(3, -1)
-            mean, variance, _ = rows[:, : linear.out_features]
+            rows = torch.split(running, [6 * width for width in widths])[k].view(6, -1)
+            mean, variance, *_ = rows[:, : linear.out_features]
             norm.running_mean = mean.copy_(norm.running_mean)
             norm.running_var = variance.copy_(norm.running_var)
         for parameter, (theta, _, *moments) in zip(parameters, views, strict=True):
@@ -170,7 +170,7 @@ def _lay_out(
             listed += size * heights[k]
     z, normal = torch.zeros(2, size * sum(widths), dtype=dtype).numpy()
     space = Workspace(
-        heights=np.array([heights, [size] * len(pairs), [3] * len(pairs)]),
+        heights=np.array([heights, [size] * len(pairs), [6] * len(pairs)]),
         widths=np.array(widths),
         theta=flat[0].numpy(),
         gradient=flat[1].numpy(),

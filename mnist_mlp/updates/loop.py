@@ -34,8 +34,8 @@ class Workspace(NamedTuple):
 
 
 Norms = tuple[Array, Array] | None
-"""With batch norm: like `Workspace.z`, z normalised; and per layer (3, outputs), the running mean,
-the running variance, and the deviation of this batch's z."""
+"""With batch norm: like `Workspace.z`, z normalised; and per layer (6, outputs), the running mean,
+the running variance, this batch's deviation and mean, and the gradients of γ and β."""
 Lists = tuple[Array, Array, Array]
 """Layer 1's lists for N examples: begins and ends (2, N), inputs, values; as in `Workspace`."""
 Layers = tuple[list[Array], list[Array], list[Array]]
@@ -131,11 +131,11 @@ def add_gradient(
 def normalize(z: Array, normal: Array, theta: Array, running: Array) -> None:
     """Batch normalisation: z becomes γ · (z − mean) / deviation + β, over the batch."""
     examples, real = z.shape[0], z.dtype.type
-    gamma, beta, deviation, mean = theta[-2], theta[-1], running[2], np.zeros_like(z[0])
+    gamma, beta, deviation, mean = theta[-2], theta[-1], running[2], running[3]
+    mean[:], deviation[:] = 0, 0
     for e in range(examples):
         for j in range(len(mean)):
             mean[j] += z[e, j] / real(examples)
-    deviation[:] = 0
     for e in range(examples):
         for j in range(len(mean)):
             normal[e, j] = z[e, j] - mean[j]
@@ -153,11 +153,12 @@ def normalize(z: Array, normal: Array, theta: Array, running: Array) -> None:
 
 @disjoint
 def normalize_backward(
-    dz: Array, normal: Array, theta: Array, deviation: Array, factor: float, target: Array
+    dz: Array, normal: Array, theta: Array, running: Array, factor: float, target: Array
 ) -> None:
     """∂L/∂z before normalisation, in place of that after it; γ's and β's gradients to target."""
     examples, real, gamma = dz.shape[0], dz.dtype.type, theta[-2]
-    d_gamma, d_beta = np.zeros_like(gamma), np.zeros_like(gamma)
+    deviation, d_gamma, d_beta = running[2], running[4], running[5]
+    d_gamma[:], d_beta[:] = 0, 0
     for e in range(examples):
         for j in range(len(gamma)):
             d_gamma[j] += dz[e, j] * normal[e, j]
@@ -259,9 +260,9 @@ def backward_pass(
             add_gradient(begin, end, inputs, values, factor, dz[e], targets[k])
         if norms is not None and k > 0:
             normal = layers_of(norms[0], space.heights[1], space.widths)[k - 1]
-            deviation = layers_of(norms[1], space.heights[2], space.widths)[k - 1][2]
+            running = layers_of(norms[1], space.heights[2], space.widths)[k - 1]
             theta, dz = thetas[k - 1], before[:examples]
-            normalize_backward(dz, normal, theta, deviation, factor, targets[k - 1])
+            normalize_backward(dz, normal, theta, running, factor, targets[k - 1])
 
 
 def make_updates(
