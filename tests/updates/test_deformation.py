@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mnist_mlp import load_config, load_dataset, train_model
-from mnist_mlp.updates.deformation import AFFINE_NUMBERS, Deformation, deform
+from mnist_mlp.updates.deformation import AFFINE_NUMBERS, Deformation, deform, draw
 from tests.conftest import Outcome
 
 
@@ -107,13 +107,17 @@ def test_all_amounts_fade_in_the_last_part_of_a_run(images: Tensor) -> None:
         assert torch.allclose(deformed(constant, images, noise), expected, atol=1e-4) == (left == 1)
 
 
-def test_images_are_deformed_alike_whatever_batch_they_are_in(images: Tensor) -> None:
-    deformation = Deformation(rotation=10, scale=0.1, shear=0.1, translation=2, elastic=0.3)
-    sampled = deformation.sample(50, seed=0, epoch=1)
-    together = deformed(deformation, images, sampled)
-    pairs = zip(torch.split(images, 1), torch.split(sampled, 1), strict=True)
-    alone = torch.cat([deformed(deformation, image, row) for image, row in pairs])
-    assert torch.allclose(together, alone, atol=1e-5)
+@pytest.mark.parametrize("elastic", [0.0, 0.3])
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_images_are_deformed_alike_whatever_batch_they_are_in(
+    size: int, elastic: float, images: Tensor
+) -> None:
+    """Bit for bit: where a run is stopped, calls and their blocks of images end elsewhere."""
+    deformation = Deformation(rotation=10, scale=0.1, shear=0.1, translation=2, elastic=elastic)
+    drawn = draw(deformation, 50, seed=0, epoch=1)
+    together = deform(images, drawn)
+    batches = zip(torch.split(images, size), torch.split(drawn, size), strict=True)
+    assert torch.equal(together, torch.cat([deform(*batch) for batch in batches]))
     assert together.min() >= 0
     assert together.max() <= 1 + 1e-6
     assert not torch.allclose(together, images, atol=0.1)
