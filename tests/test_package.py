@@ -47,6 +47,7 @@ def test_the_wheel_carries_the_configs_and_works_away_from_the_repository(tmp_pa
     data = (
         "export/exercises.yaml",
         "lesson/claims.yaml",
+        "words.yaml",
         "export/explorer/main.js",
         "views/page.html",
         "views/link.html",
