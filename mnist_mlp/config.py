@@ -96,13 +96,10 @@ class ModelConfig(Section):
     @classmethod
     def _check_layer_sizes(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
         if (sizes[0], sizes[-1]) != (INPUT_SIZE, CLASSES):
-            raise ValueError(
-                f"must begin with {INPUT_SIZE} (28 × 28 pixels) and end with {CLASSES} (digits)"
-            )
-        if (made := sum(n * m + m for n, m in pairwise(sizes))) > MAX_PARAMETERS:
-            raise ValueError(
-                f"must make at most {MAX_PARAMETERS:,} parameters; these make {made:,}"
-            )
+            ends = f"{INPUT_SIZE} (28 × 28 pixels) and end with {CLASSES} (digits)"
+            raise ValueError(f"must begin with {ends}")
+        if (made := sum(n * m + m for n, m in pairwise(sizes))) > (most := MAX_PARAMETERS):
+            raise ValueError(f"must make at most {most:,} parameters; these make {made:,}")
         return sizes
 
 
@@ -329,12 +326,6 @@ def _find(source: str | Path) -> Path:
     return path
 
 
-_SHORT_NAMES = {
-    "lr": "learning_rate", "bs": "batch_size", "wd": "weight_decay", "layers": "layer_sizes",
-    "hidden": "layer_sizes",
-}  # fmt: skip
-
-
 def _messages(error: ValidationError, places: dict[KeyPath, str], file: str) -> Iterator[str]:
     """A line for each of pydantic's errors."""
     for detail in error.errors(include_url=False):
@@ -361,7 +352,7 @@ def _messages(error: ValidationError, places: dict[KeyPath, str], file: str) -> 
 
 def resembling_key(name: str, section: KeyPath = ()) -> str | None:
     """The key whose last part resembles a name, first among those of the same section."""
-    name = _SHORT_NAMES.get(name, name)
+    name = our_words()["short"].get(name, name)
     everywhere = {key.rpartition(".")[2]: key for key in reversed(Config().flat())}
     for names in ({key: dotted((*section, key)) for key in _keys(section)}, everywhere):
         if close := difflib.get_close_matches(name, names, n=1):

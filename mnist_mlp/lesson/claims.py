@@ -88,8 +88,7 @@ def _layer(data: Dataset) -> Iterator[Claim]:
     after = " ".join(f"{a:.1f}" for a in model.get_submodule("relu1")(z).tolist())
     yield fill("relu", after, after == ROWS["relu"]["lesson"])
 
-    images = data.train.images[:100].double()
-    yield judge_collapse(model, images, apart=1e-12, active=0.01)
+    yield judge_collapse(model, data.train.images[:100].double(), apart=1e-12, active=0.01)
 
 
 @torch.no_grad()
@@ -166,9 +165,8 @@ def _probabilities(data: Dataset) -> Iterator[Claim]:
     ok = tuple(round(x, 5) for x in p.tolist()) == SOFTMAX
     yield fill("worked-softmax", " ".join(f"{x:.2f}" for x in p), ok)
 
-    digit, confidence = int(p.argmax()), f"{p.max():.1%}"
-    ok = (digit, confidence) == (LABEL, "98.3%")
-    yield fill("worked-confidence", f'"{digit}" with {confidence}', ok)
+    computed = f'"{p.argmax()}" with {p.max():.1%}'
+    yield fill("worked-confidence", computed, computed == f'"{LABEL}" with 98.3%')
 
     printed = sum(map(float, ROWS["worked-softmax"]["lesson"].split()))
     computed = f"{p.sum():.6f}; the row as the lesson prints it sums to {printed:.2f}"

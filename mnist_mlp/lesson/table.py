@@ -8,7 +8,6 @@ import yaml
 
 from mnist_mlp.notebook_html import NotebookHtml
 
-Verdict = Literal["holds", "rounds", "differs", "rule", "cited"]
 ROWS: dict[str, dict[str, Any]] = yaml.safe_load(
     Path(__file__).with_name("claims.yaml").read_text("utf-8")
 )
@@ -24,7 +23,7 @@ class Claim:
     claim: str
     lesson: str
     computed: str
-    verdict: Verdict
+    verdict: Literal["holds", "rounds", "differs", "rule", "cited"]
     ok: bool
     note: str = ""
 
