@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from mnist_mlp.constants import CLASSES, INPUT_SIZE, LESSON_LAYER_SIZES, TRAINING_EXAMPLES
 from mnist_mlp.errors import ConfigError
-from mnist_mlp.yaml_lines import KeyPath, YamlReader, dotted, dump_yaml, shown
+from mnist_mlp.yaml_lines import KeyPath, YamlReader, dotted, dump_yaml, our_words, shown
 
 DATA_ROOT_VARIABLE = "MNIST_MLP_DATA"
 """The environment variable that overrides a config file's `data.root`."""
@@ -96,13 +96,10 @@ class ModelConfig(Section):
     @classmethod
     def _check_layer_sizes(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
         if (sizes[0], sizes[-1]) != (INPUT_SIZE, CLASSES):
-            raise ValueError(
-                f"must begin with {INPUT_SIZE} (28 × 28 pixels) and end with {CLASSES} (digits)"
-            )
-        if (made := sum(n * m + m for n, m in pairwise(sizes))) > MAX_PARAMETERS:
-            raise ValueError(
-                f"must make at most {MAX_PARAMETERS:,} parameters; these make {made:,}"
-            )
+            ends = f"{INPUT_SIZE} (28 × 28 pixels) and end with {CLASSES} (digits)"
+            raise ValueError(f"must begin with {ends}")
+        if (made := sum(n * m + m for n, m in pairwise(sizes))) > (most := MAX_PARAMETERS):
+            raise ValueError(f"must make at most {most:,} parameters; these make {made:,}")
         return sizes
 
 
@@ -329,33 +326,6 @@ def _find(source: str | Path) -> Path:
     return path
 
 
-_PATTERNS = {
-    "name": "must be at most 64 letters, digits, '_', '.' and '-', the first a letter or digit",
-    "data.root": "must be a folder's path",
-    "data.mirrors": "must be an http:// or https:// address",
-}
-_WORDS = {
-    r"Input should be": "must be",
-    r"^Value error, ": "",
-    r"a valid integer": "a whole number",
-    r"a valid number": "a number",
-    r"a valid string": "text, in quotes",
-    r"a valid boolean": "true or false",
-    r"a valid tuple": "a list, such as 784,32,10 or [a, b]",
-    r"(greater than or equal to|less than or equal to) 1000000\b": r"\1 1,000,000",
-    r"greater than or equal to": "at least",
-    r"less than or equal to": "at most",
-    r"greater than": "above",
-    r"less than": "below",
-    r"Tuple should have at (least|most) (\d+) items?.*": r"must have at \1 \2 entries",
-}
-"""Pydantic's words, as patterns, and ours."""
-_SHORT_NAMES = {
-    "lr": "learning_rate", "bs": "batch_size", "wd": "weight_decay", "layers": "layer_sizes",
-    "hidden": "layer_sizes",
-}  # fmt: skip
-
-
 def _messages(error: ValidationError, places: dict[KeyPath, str], file: str) -> Iterator[str]:
     """A line for each of pydantic's errors."""
     for detail in error.errors(include_url=False):
@@ -371,18 +341,18 @@ def _messages(error: ValidationError, places: dict[KeyPath, str], file: str) -> 
             yield f"{place}: {dotted(path)}: unknown key; {hint}"
             continue
         message = detail["msg"]
-        for theirs, ours in _WORDS.items():
+        for theirs, ours in our_words()["pydantic"].items():
             message = re.sub(theirs, ours, message)
         if kind == "model_type":
             message = f"must be a section with its own keys: {', '.join(_keys(path))}"
         elif kind == "string_pattern_mismatch":
-            message = _PATTERNS[dotted(path[:2])]
+            message = our_words()["pattern"][dotted(path[:2])]
         yield f"{place}: {dotted(path)}: {message}, not {shown(value)}"
 
 
 def resembling_key(name: str, section: KeyPath = ()) -> str | None:
     """The key whose last part resembles a name, first among those of the same section."""
-    name = _SHORT_NAMES.get(name, name)
+    name = our_words()["short"].get(name, name)
     everywhere = {key.rpartition(".")[2]: key for key in reversed(Config().flat())}
     for names in ({key: dotted((*section, key)) for key in _keys(section)}, everywhere):
         if close := difflib.get_close_matches(name, names, n=1):

@@ -54,17 +54,9 @@ class MnistFile(NamedTuple):
     """present, unpacked or downloaded"""
 
 
-def raw_folder(root: str | Path) -> Path:
-    """The files' folder below a root, as torchvision has it; a DataError if a ~user is unknown."""
-    try:
-        return Path(root).expanduser() / "MNIST" / "raw"
-    except RuntimeError:
-        raise DataError(f"{root}: no such home folder; name another data root") from None
-
-
 def has_mnist(root: str | Path) -> bool:
     """Whether all four files exist below a root, as archives or unpacked; they are not checked."""
-    return all(any(path.is_file() for path in _places(root, name)) for name in FILE_MD5)
+    return all(any(map(Path.is_file, _places(_folders(root), name))) for name in FILE_MD5)
 
 
 def read_mnist(root: str | Path, mirrors: Sequence[str] = ()) -> dict[str, MnistFile]:
@@ -75,30 +67,35 @@ def read_mnist(root: str | Path, mirrors: Sequence[str] = ()) -> dict[str, Mnist
     The mirrors are addresses to try before torchvision's own. A DataError where a file is altered,
     or missing and cannot be downloaded; an OSError where the root cannot be written to.
     """
-    files = {name: _read(root, name, mirrors) for name in FILE_MD5}
-    elsewhere = [f.path.parent for f in files.values() if f.path.parent != raw_folder(root)]
+    folders = _folders(root)
+    files = {name: _read(folders, name, mirrors) for name in FILE_MD5}
+    elsewhere = [f.path.parent for f in files.values() if f.path.parent != folders[0]]
     if elsewhere:
         log.info("MNIST is read from %s", os.path.commonpath(elsewhere))
     return files
 
 
 def _folders(root: str | Path) -> list[Path]:
-    raw = raw_folder(root)
-    return [raw, raw.parent.parent / "raw", raw.parent.parent]
+    """The folders below a root, torchvision's first; a DataError if a ~user is unknown."""
+    try:
+        root = Path(root).expanduser()
+    except RuntimeError:
+        raise DataError(f"{root}: no such home folder; name another data root") from None
+    return [root / "MNIST" / "raw", root / "raw", root]
 
 
-def _places(root: str | Path, name: str) -> Iterator[Path]:
-    """Where a file may lie, packed or not; torchvision's folder comes first."""
-    for folder in _folders(root):
+def _places(folders: Sequence[Path], name: str) -> Iterator[Path]:
+    """Where a file may lie, packed or not."""
+    for folder in folders:
         for stem in (name, name.replace("-idx", ".idx")):
             for path in (folder / stem, folder / stem / stem):
                 yield from (path, path.with_name(f"{stem}.gz"))
 
 
-def _read(root: str | Path, name: str, mirrors: Sequence[str]) -> MnistFile:
-    home, archive = raw_folder(root) / name, raw_folder(root) / f"{name}.gz"
+def _read(folders: Sequence[Path], name: str, mirrors: Sequence[str]) -> MnistFile:
+    home, archive = folders[0] / name, folders[0] / f"{name}.gz"
     found: MnistFile | None = None
-    for path in filter(Path.is_file, _places(root, name)):
+    for path in filter(Path.is_file, _places(folders, name)):
         packed = path.suffix == ".gz"
         md5 = ARCHIVE_MD5[f"{name}.gz"] if packed else FILE_MD5[name]
         try:
@@ -117,13 +114,13 @@ def _read(root: str | Path, name: str, mirrors: Sequence[str]) -> MnistFile:
             log.warning("%s: not the official file; it is left alone", path)
     if found and found.path != archive:
         return found
-    content = found.content if found else _download(root, name, mirrors)
+    content = found.content if found else _download(folders, name, mirrors)
     home.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(home, content)
     return MnistFile(content, home, "unpacked" if found else "downloaded")
 
 
-def _download(root: str | Path, name: str, mirrors: Sequence[str]) -> bytes:
+def _download(folders: Sequence[Path], name: str, mirrors: Sequence[str]) -> bytes:
     """The unpacked file from the first mirror that serves the official one."""
     from torchvision.datasets import MNIST
     from torchvision.datasets.utils import download_and_extract_archive
@@ -142,7 +139,7 @@ def _download(root: str | Path, name: str, mirrors: Sequence[str]) -> bytes:
         # torchvision raises a RuntimeError for a wrong md5; an HTTPException is a broken answer.
         except (OSError, RuntimeError, ValueError, http.client.HTTPException) as error:
             failures.append(f"{mirror}: {_reason(error)}")
-    raw, *others = _folders(root)
+    raw, *others = folders
     wanted = ", ".join(f"{name} ({md5})" for name, md5 in ARCHIVE_MD5.items())
     raise DataError(
         f"cannot download {archive}, which is in none of {raw}, {', '.join(map(str, others))}: "

@@ -8,6 +8,7 @@ errors.
 import json
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,21 +56,13 @@ for _class in (_Loader, _Dumper):
         )
 
 
-_MISTAKES = {
-    "'\\t'": "a tab; use spaces",
-    "cannot start any token": "a value that begins with @, ` or %; put it in quotes",
-    "mapping values are not allowed": "a ':' too many; check the indentation, or quote the value",
-    "sequence entries are not": "a '-' where no list can begin; quote the value",
-    "expected ',' or ']'": "a list whose ] or comma is missing",
-    "expected ',' or '}'": "a { whose } or comma is missing",
-    "unexpected end of stream": "a quote that is not closed",
-    "could not find expected ':'": "a key without ': ' and a value",
-    "expected <block end>": "a line indented otherwise than its neighbours",
-    "document start": "something is left over after the end, or a value begins with %",
-    "another document": "more than one document; remove the line ---",
-    "node content": "a value is missing",
-}
-"""PyYAML's words for mistakes that people make, and ours."""
+@cache
+def our_words() -> dict[str, dict[str, str]]:
+    """Others' words and ours, by whose they are: see words.yaml."""
+    words: dict[str, dict[str, str]] = yaml.safe_load(
+        Path(__file__).with_name("words.yaml").read_text("utf-8")
+    )
+    return words
 
 
 def dump_yaml(values: dict[str, Any]) -> str:
@@ -126,8 +119,9 @@ class YamlReader:
             return None if node is None else self._value(node, place, path)
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
-            known = (words for start, words in _MISTAKES.items() if start in str(error.problem))
-            reason = next(known, printable(str(error.problem)))
+            said = str(error.problem)
+            known = (ours for part, ours in our_words()["yaml"].items() if part in said)
+            reason = next(known, printable(said))
             self.problems.append(f"{place(line)}: invalid YAML: {reason}")
         except (yaml.YAMLError, ValueError, OverflowError):
             # A control character, or an escape that stands for no Unicode character.

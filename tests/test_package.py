@@ -46,6 +46,8 @@ def test_the_wheel_carries_the_configs_and_works_away_from_the_repository(tmp_pa
         assert f"away/mnist_mlp/configs/{name}.yaml" in listed.stdout
     data = (
         "export/exercises.yaml",
+        "lesson/claims.yaml",
+        "words.yaml",
         "export/explorer/main.js",
         "views/page.html",
         "views/link.html",

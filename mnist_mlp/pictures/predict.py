@@ -49,13 +49,8 @@ class Prediction(NotebookHtml):
 
     def to_json(self) -> dict[str, Any]:
         """The row of `predict --json`."""
-        return {
-            "file": str(self.file),
-            "digit": self.digit,
-            "confidence": self.confidence,
-            "sure": self.sure,
-            "probabilities": self.probabilities,
-        }
+        names = ("digit", "confidence", "sure", "probabilities")
+        return {"file": str(self.file)} | {name: getattr(self, name) for name in names}
 
 
 def predict_file(

@@ -39,7 +39,7 @@ def check_network(
     computed = f"{low:g} to {high:g} in the training images"
     yield fill("pixel-range", computed, (low, high) == (0, 1))
     if len(checkpoint.config.model.layer_sizes) == 2:
-        yield fill("collapse", "this network is one layer", True, "rule")
+        yield fill("collapse", "this network is one layer", True, verdict="rule")
     else:
         yield judge_collapse(model, images)
     yield _check_parameters(checkpoint)
@@ -60,13 +60,13 @@ def _check_parameters(checkpoint: Checkpoint) -> Claim:
     computed = f"{total:,}: {'; '.join(map(str, layers))}"
     if checkpoint.config.model.layer_sizes == LESSON_LAYER_SIZES:
         return fill("total", computed, total == LESSON_PARAMETERS)
-    return fill("total", f"{computed}; the lesson's network is 784-128-64-10", True, "rule")
+    return fill("total", f"{computed}; the lesson's network is 784-128-64-10", True, verdict="rule")
 
 
 def _check_gradients(model: nn.Sequential, images: Tensor, labels: Tensor) -> Claim:
     if not is_linear_relu_stack(model):
         computed = "the chain rule by hand covers ReLU only; autograd trains this network"
-        return fill("chain-rule", computed, True, "rule")
+        return fill("chain-rule", computed, True, verdict="rule")
     by_hand, automatic = (
         parameters_to_vector(measures.gradients(model, path, images, labels).values())
         for path in (chain_rule, autograd)
