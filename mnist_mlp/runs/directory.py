@@ -35,11 +35,9 @@ def checkpoint_path(run_dir: Path, epoch: int, update: int | None = None) -> Pat
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
     """The checkpoints of a run directory, oldest first. Files with other names are left alone."""
-    found = {}
-    for path in (run_dir / "checkpoints").glob("epoch-*.safetensors"):
-        if (match := _CHECKPOINT.fullmatch(path.name)) and path.is_file():
-            found[int(match[1]), int(match[2] or 0)] = path
-    return [found[position] for position in sorted(found)]
+    paths = (run_dir / "checkpoints").glob("epoch-*.safetensors")
+    found = [path for path in paths if _CHECKPOINT.fullmatch(path.name) and path.is_file()]
+    return sorted(found, key=lambda path: [int(n) for n in re.findall(r"\d+", path.stem)])
 
 
 def whole_epochs(run_dir: Path) -> dict[Path, int]:
@@ -117,23 +115,23 @@ def open_directory(
             yield Path(scratch)
         return
     directory = _new_directory(name) if run_dir is None else Path(run_dir)
-    if resume:
-        if not directory.is_dir():
-            raise UsageError(f"{run_dir}: no such run; mnist-mlp runs lists those under {RUNS}/")
-        _refuse_used(directory, resume)  # before a lock is put into a folder of somebody else
     directory.mkdir(parents=True, exist_ok=True)
     with _lock(directory):
-        if run_dir is not None:
-            _refuse_used(directory, resume)  # another process may have been faster
+        _refuse_used(directory, resume)  # another process may have been faster
         yield directory
 
 
-def refuse_unusable(run_dir: Path) -> None:
-    """Refuse a directory for a new run before anything is loaded: in use, or already used."""
+def refuse_unusable(run_dir: Path, resume: bool) -> None:
+    """Refuse a directory before anything is loaded, or a lock put into a folder of somebody else.
+
+    It is missing for a run to resume, in use, or used already.
+    """
+    if resume and not run_dir.is_dir():
+        raise UsageError(f"{run_dir}: no such run; mnist-mlp runs lists those under {RUNS}/")
     if (run_dir / ".lock").exists():
         with _lock(run_dir):
             pass  # "another process trains here" explains more than "holds a checkpoint"
-    _refuse_used(run_dir, resume=False)
+    _refuse_used(run_dir, resume)
 
 
 @contextmanager

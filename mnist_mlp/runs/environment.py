@@ -4,7 +4,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -121,12 +121,10 @@ def deciding(environment: dict[str, Any]) -> dict[str, Any]:
 def _git_commit() -> str | None:
     """The commit of the checkout that this package runs from, if it is one."""
     checkout = Path(__file__).parents[2]
-    if not (checkout / ".git").exists():
-        return None
     command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    try:
-        return subprocess.check_output(  # noqa: S603 - a fixed command
-            command, cwd=checkout, text=True, stderr=subprocess.DEVNULL, timeout=10
-        ).strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
+    with suppress(OSError, subprocess.SubprocessError):
+        if (checkout / ".git").exists():
+            return subprocess.check_output(  # noqa: S603 - a fixed command
+                command, cwd=checkout, text=True, stderr=subprocess.DEVNULL, timeout=10
+            ).strip()
+    return None

@@ -52,13 +52,11 @@ class Learner:
 
     def state(self, updates: int) -> dict[str, Tensor]:
         """Tensors that only training needs: with batch norm the network's, then the optimizer's."""
-        source = self.model.state_dict() if self.config.model.batch_norm else {}
-        state = {f"model.{name}": tensor for name, tensor in source.items()}
-        for name, parameter in self.model.named_parameters() if updates else ():
+        state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for name, parameter in self.model.named_parameters():
             for key, value in self.optimizer_state[parameter].items():
-                if isinstance(value, Tensor):
-                    state[f"optimizer.{name}.{key}"] = value
-        return state
+                state[f"optimizer.{name}.{key}"] = value
+        return {name: state[name] for name in state_shapes(self.config, updates)}
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Put back what a checkpoint of the same config holds; a ValueError if that lacks state."""

@@ -79,7 +79,6 @@ def sort_runs(runs: Runs, key: str) -> Runs:
 
 def summarise(path: Path) -> RunSummary:
     """Read a run directory; a UsageError if it is none, or its config cannot be read."""
-    path = find_run(path)
     if not (path / "config.yaml").is_file():
         raise UsageError(f"{path}: not a run directory; mnist-mlp runs lists those under {RUNS}/")
     config = load_config(path / "config.yaml", environment={})

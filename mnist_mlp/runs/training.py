@@ -68,14 +68,8 @@ class RunResult(NotebookHtml):
         return values | {"run_dir": self.run_dir and str(self.run_dir)}
 
 
-@dataclass(frozen=True)
-class RunWarning:
-    """Why the run will probably not learn; see `advice`."""
-
-    message: str
-
-
-RunEvent = RunStart | Progress | EpochResult | RunWarning | RunResult
+RunEvent = RunStart | Progress | EpochResult | str | RunResult
+"""The text is a warning: why the run will probably not learn; see `advice`."""
 
 
 def run_events(
@@ -101,8 +95,8 @@ def run_events(
     if begun := collectives.remembered_run_directory():  # torchrun has restarted the processes
         run_dir, resume = begun, True
     leads = rank() == 0
-    if leads and run_dir is not None and not resume:
-        refuse_unusable(Path(run_dir))
+    if leads and run_dir is not None:
+        refuse_unusable(Path(run_dir), resume)
     initial = load_checkpoint(init_from) if init_from else None
     weights = weights_to_begin_with(initial, config) if initial else None
     with cpu_threads(threads_of(config)), collectives.joined(device):
@@ -181,7 +175,7 @@ def _train(
     yield _result(record, before + saved - started)
 
 
-def _advise(record: Record) -> Iterator[RunWarning]:
+def _advise(record: Record) -> Iterator[str]:
     """Warn before the first update, and after an epoch, once each, that it will not learn."""
     if record.advised or not record.directory:
         return
@@ -189,7 +183,7 @@ def _advise(record: Record) -> Iterator[RunWarning]:
     if warning := advise(record.config, record.rows, network, pixels):
         record.advised = record.rows[-1].epoch > 0
         record.warnings.append(warning)
-        yield RunWarning(warning)
+        yield warning
 
 
 def _load_in_turn(config: Config, device: torch.device) -> Dataset:
@@ -223,17 +217,13 @@ def _result(record: Record, seconds: float) -> RunResult:
     network = record.learner.updater.network()
     for parameter in network.parameters():  # no views of larger tensors any more
         parameter.data = parameter.detach().clone(memory_format=torch.contiguous_format)
+    wanted = {f.name for f in fields(RunResult)} - {"seconds"}
     return RunResult(
+        **{name: value for name, value in vars(final).items() if name in wanted},
         run_dir=record.reported,
         dataset=record.data.name,
         epochs=final.epoch,
-        updates=final.updates,
-        examples_seen=final.examples_seen,
         initial_loss=untrained.train_loss,
-        train_loss=final.train_loss,
-        validation_accuracy=final.validation_accuracy,
-        test_loss=final.test_loss,
-        test_accuracy=final.test_accuracy,
         seconds=seconds,
         parameters=record.parameters,
         weights_sha256=weights_sha256(network),

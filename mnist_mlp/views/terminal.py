@@ -106,7 +106,7 @@ def live(console: Console) -> progress.Progress:
 
 def show_run(console: Console, events: Iterator["RunEvent"]) -> "RunResult":
     """Print a run as it happens: a line per epoch, and on a terminal a live progress line."""
-    from mnist_mlp.runs.training import RunResult, RunStart, RunWarning
+    from mnist_mlp.runs.training import RunResult, RunStart
     from mnist_mlp.steps.train import EpochResult
 
     with live(console) as bar:
@@ -116,8 +116,8 @@ def show_run(console: Console, events: Iterator["RunEvent"]) -> "RunResult":
                 start, epochs = event, event.config.train.epochs
                 bar.update(task, description="", total=epochs * event.examples["train"])
                 _show_start(console, event)
-            elif isinstance(event, RunWarning):
-                console.print(f"warning   {event.message}")
+            elif isinstance(event, str):
+                console.print(f"warning   {event}")
             elif isinstance(event, EpochResult):
                 _show_epoch(console, event, start)
             elif isinstance(event, RunResult):

@@ -74,8 +74,8 @@ def advice(
     for event in run_events(config, "run"):
         if isinstance(event, EpochResult):
             epoch = event.epoch
-        elif isinstance(event, training.RunWarning) and epoch:
-            said, when = [*said, event.message], when or epoch
+        elif isinstance(event, str) and epoch:
+            said, when = [*said, event], when or epoch
     assert isinstance(event, RunResult)
     return said, when, event
 
