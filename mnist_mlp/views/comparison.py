@@ -9,7 +9,7 @@ from mnist_mlp.runs.listing import differences, find_runs
 from mnist_mlp.views.figures import draw_comparison
 from mnist_mlp.views.plots import Picture
 from mnist_mlp.views.report import fill_template, html_figure, html_table, write_page
-from mnist_mlp.views.run_tables import describe_run
+from mnist_mlp.views.tables import describe_runs
 
 
 def compare_runs(targets: Sequence[str | Path], folder: Path | None = None) -> Path:
@@ -31,11 +31,10 @@ def compare_runs(targets: Sequence[str | Path], folder: Path | None = None) -> P
         figure=draw_comparison(curves, f"{len(curves)} runs"),
         numbers="",
     )
-    keys = list(differences(runs))
     body = fill_template(
         "comparison",
         picture=html_figure(picture, picture.files()),
-        table=html_table(describe_run(run, keys) for run in runs),
+        table=html_table(describe_runs(runs, list(differences(runs)))),
     )
     folder = folder or Path()
     folder.mkdir(parents=True, exist_ok=True)

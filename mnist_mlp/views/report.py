@@ -4,8 +4,8 @@ The page is a single file: it has no script and loads nothing.
 """
 
 import base64
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, fields
 from html import escape
 from pathlib import Path
 from string import Template
@@ -66,8 +66,8 @@ def draw_report(
         holding=verdicts.count("holds"),
         compared=len(verdicts) - verdicts.count("rule"),
         pictures="\n".join(pictures),
-        checks=html_table(map(format_claim, claims), "checks"),
-        metrics=html_table(map(_format_row, rows)) if rows else NO_METRICS.format(""),
+        checks=html_table(describe_claims(claims), "checks"),
+        metrics=html_table(_describe_metrics(rows)) if rows else NO_METRICS.format(""),
         config=escape(checkpoint.config.shareable().to_yaml()),
         environment=escape(dump_yaml(checkpoint.environment)),
     )
@@ -104,34 +104,31 @@ def html_figure(picture: Picture, contents: Mapping[str, bytes]) -> str:
     )
 
 
-def html_table(rows: Iterable[Mapping[str, object]], kind: str = "numbers") -> str:
-    """An HTML table of rows by column heading; the first cell of a row is the row's heading."""
-    rows = list(rows)
-    head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in rows[0])
+def html_table(rows: Iterable[Iterable[object]], kind: str = "numbers") -> str:
+    """An HTML table. The first row has the columns' headings, the first cell of a row its own."""
+    names, *lines = ([escape(str(cell)) for cell in row] for row in rows)
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
     body = "\n".join(
         f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>'
-        for first, *rest in ([escape(str(cell)) for cell in row.values()] for row in rows)
+        for first, *rest in lines
     )
     return fill_template("table", kind=kind, head=head, body=body)
 
 
-def format_claim(claim: Claim) -> dict[str, object]:
-    """A claim's row in a table."""
-    verdict = {"differs": "DOES NOT HOLD", "rule": "not compared"}.get(claim.verdict, claim.verdict)
-    return {
-        "step": claim.step,
-        "claim": claim.claim,
-        "verdict": verdict,
-        "expected": claim.lesson,
-        "computed": claim.computed,
-    }
+def describe_claims(claims: Iterable[Claim]) -> Iterator[Sequence[object]]:
+    """Claims as a table."""
+    yield "step", "claim", "verdict", "expected", "computed"
+    words = {"differs": "DOES NOT HOLD", "rule": "not compared"}
+    for claim in claims:
+        verdict = words.get(claim.verdict, claim.verdict)
+        yield claim.step, claim.claim, verdict, claim.lesson, claim.computed
 
 
-def _format_row(row: EpochResult) -> dict[str, object]:
-    formats = {"loss": ".4f", "accuracy": ".2%", "rate": ".4g", "seconds": ".1f"}
-    return {
-        name.replace("_", " "): "–"
-        if value is None
-        else format(value, formats.get(name.rpartition("_")[2], ","))
-        for name, value in asdict(row).items()
-    }
+def _describe_metrics(rows: Iterable[EpochResult]) -> Iterator[Sequence[str]]:
+    names = [field.name for field in fields(EpochResult)]
+    yield [name.replace("_", " ") for name in names]
+    endings = {"loss": ".4f", "accuracy": ".2%", "rate": ".4g", "seconds": ".1f"}
+    formats = [endings.get(name.rpartition("_")[2], ",") for name in names]
+    for row in rows:
+        values = zip(astuple(row), formats, strict=True)
+        yield ["–" if value is None else format(value, form) for value, form in values]
