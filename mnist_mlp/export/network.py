@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from mnist_mlp.errors import CheckpointError, UsageError
+from mnist_mlp.export.page import export_html
 from mnist_mlp.export.weights import export_safetensors
 from mnist_mlp.runs.checkpoint import Checkpoint, load_checkpoint
 from mnist_mlp.runs.environment import load_run_dataset
@@ -40,22 +41,17 @@ def export_network(
             raise UsageError(f"{path}: is a checkpoint; choose another output")
     if path.exists():
         log.info("%s: replaces the file that was there", path)
-    # The larger exporters are imported alone, each with the packages that only it needs.
     if format_ == "safetensors":
         export_safetensors(checkpoint, path)
-    elif format_ == "pt2":
-        from mnist_mlp.export.graph import export_program
-
-        export_program(checkpoint, path)
-    elif format_ == "onnx":
-        from mnist_mlp.export.graph import export_onnx
-
-        pixels = load_run_dataset(checkpoint.config, root).test.pixels
-        difference = export_onnx(checkpoint, pixels, path)
-        log.info("onnxruntime's logits differ from PyTorch's by at most %.2g", difference)
+    elif format_ == "html":
+        export_html(checkpoint, load_run_dataset(checkpoint.config, root), path)
     else:
-        from mnist_mlp.export.page import export_html
+        from mnist_mlp.export import graph  # alone, since it takes a moment
 
-        data = load_run_dataset(checkpoint.config, root)
-        export_html(checkpoint, data, checkpoint.rows(), path)
+        if format_ == "pt2":
+            graph.export_program(checkpoint, path)
+        else:
+            pixels = load_run_dataset(checkpoint.config, root).test.pixels
+            difference = graph.export_onnx(checkpoint, pixels, path)
+            log.info("onnxruntime's logits differ from PyTorch's by at most %.2g", difference)
     return path
