@@ -207,16 +207,13 @@ def report(
     root: common.Root = None,
 ) -> None:
     """Draw a run's pictures and write its page report.html, or compare several runs on one page."""
-    target = targets[0] if targets else None
-    if targets and (len(targets) > 1 or (len(list_runs(find_run(targets[0]))) > 1)):
-        from mnist_mlp.views.comparison import compare_runs
+    from mnist_mlp.runs.environment import load_run_dataset
+    from mnist_mlp.views.report import compare_runs, draw_report
 
+    if targets and (len(targets) > 1 or len(list_runs(find_run(targets[0]))) > 1):
         console.print(str(compare_runs(targets, output)))
         return
-    from mnist_mlp.runs.environment import load_run_dataset
-    from mnist_mlp.views.report import draw_report
-
-    checkpoint = common.read_checkpoint(target, best)
+    checkpoint = common.read_checkpoint(targets[0] if targets else None, best)
     page = draw_report(checkpoint, load_run_dataset(checkpoint.config, root), output)
     console.print(f"{page}, and pictures with their numbers in {page.parent / 'plots'}")
 

@@ -1,6 +1,6 @@
 """A run as one page: its pictures, its numbers, and the lesson's checks on its own network.
 
-The page is a single file: it has no script and loads nothing.
+Several runs are one page too. A page is a single file: it has no script and loads nothing.
 """
 
 import base64
@@ -11,16 +11,21 @@ from pathlib import Path
 from string import Template
 
 from mnist_mlp.constants import show_loss
+from mnist_mlp.errors import UsageError
 from mnist_mlp.files import write_atomically
 from mnist_mlp.lesson.table import Claim
 from mnist_mlp.runs.checkpoint import Checkpoint
+from mnist_mlp.runs.directory import read_rows
 from mnist_mlp.runs.environment import cpu_threads, load_run_dataset
+from mnist_mlp.runs.listing import differences, find_runs
 from mnist_mlp.steps.data import Dataset
 from mnist_mlp.steps.evaluate import evaluate_model
 from mnist_mlp.steps.model import count_parameters
 from mnist_mlp.steps.train import EpochResult
 from mnist_mlp.views.checks import check_network
+from mnist_mlp.views.figures import draw_comparison
 from mnist_mlp.views.plots import Picture, draw_pictures
+from mnist_mlp.views.tables import describe_runs
 from mnist_mlp.yaml_lines import dump_yaml
 
 MAX_SVG_BYTES = 200_000
@@ -72,6 +77,35 @@ def draw_report(
         environment=escape(dump_yaml(checkpoint.environment)),
     )
     return write_page(folder / "report.html", escape(checkpoint.run_name), body)
+
+
+def compare_runs(targets: Sequence[str | Path], folder: Path | None = None) -> Path:
+    """Write the page comparison.html about some runs, or folders of runs.
+
+    Raises:
+        UsageError: There is no run of that name, or no epoch to show.
+        OSError: The page cannot be written.
+    """
+    runs = find_runs([Path(target) for target in targets])
+    curves = {str(run.path): rows for run in runs if (rows := read_rows(run.path, run.epochs))}
+    if not curves:
+        raise UsageError(f"{', '.join(map(str, targets))}: no epochs to compare yet")
+    picture = Picture(
+        stem="comparison",
+        shows=f"The loss and the accuracy of {len(curves)} runs by epoch.",
+        caption="The loss is the training loss, of each mini-batch just before its own update. The "
+        "accuracy is that on the validation split, or without one on the test set.",
+        figure=draw_comparison(curves, f"{len(curves)} runs"),
+        numbers="",
+    )
+    body = fill_template(
+        "comparison",
+        picture=html_figure(picture, picture.files()),
+        table=html_table(describe_runs(runs, list(differences(runs)))),
+    )
+    folder = folder or Path()
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_page(folder / "comparison.html", f"{len(curves)} runs compared", body)
 
 
 def write_page(path: Path, name: str, body: str) -> Path:
