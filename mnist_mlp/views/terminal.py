@@ -14,6 +14,7 @@ from rich import progress
 from rich.console import Console
 
 from mnist_mlp.constants import show_loss
+from mnist_mlp.steps.results import EpochResult
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from mnist_mlp.lesson.trace import Trace
     from mnist_mlp.pictures.predict import Prediction
     from mnist_mlp.runs.training import RunEvent, RunResult, RunStart
-    from mnist_mlp.steps.train import EpochResult
 
 SHADES = " ░▒▓█"
 LIVE = find_spec("ipywidgets") is not None
@@ -90,7 +90,6 @@ def live(console: Console) -> progress.Progress:
 def show_run(console: Console, events: Iterator["RunEvent"]) -> "RunResult":
     """Print a run as it happens: a line per epoch, and on a terminal a live progress line."""
     from mnist_mlp.runs.training import RunResult, RunStart, RunWarning
-    from mnist_mlp.steps.train import EpochResult
 
     with live(console) as bar:
         task = bar.add_task("loading", total=None, rate="")
@@ -146,7 +145,7 @@ def _show_start(console: Console, start: "RunStart") -> None:
             console.print(f"{label:8}  {text}")
 
 
-def _show_epoch(console: Console, row: "EpochResult", start: "RunStart") -> None:
+def _show_epoch(console: Console, row: EpochResult, start: "RunStart") -> None:
     epochs, loss = start.config.train.epochs, f"loss {show_loss(row.train_loss)}"
     if row.epoch or start.environment["init_from"]:
         parts = [f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}", loss]
