@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from mnist_mlp.errors import CheckpointError, UsageError
-from mnist_mlp.export.page import export_html
 from mnist_mlp.export.weights import export_safetensors
 from mnist_mlp.runs.checkpoint import Checkpoint, load_checkpoint
 from mnist_mlp.runs.environment import load_run_dataset
@@ -41,12 +40,15 @@ def export_network(
             raise UsageError(f"{path}: is a checkpoint; choose another output")
     if path.exists():
         log.info("%s: replaces the file that was there", path)
+    # The larger exporters are imported alone, each with the packages that only it needs.
     if format_ == "safetensors":
         export_safetensors(checkpoint, path)
     elif format_ == "html":
+        from mnist_mlp.export.page import export_html
+
         export_html(checkpoint, load_run_dataset(checkpoint.config, root), path)
     else:
-        from mnist_mlp.export import graph  # alone, since it takes a moment
+        from mnist_mlp.export import graph
 
         if format_ == "pt2":
             graph.export_program(checkpoint, path)
