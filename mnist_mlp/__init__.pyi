@@ -16,9 +16,9 @@ from .steps.loss import softmax as softmax
 from .steps.model import build_mlp as build_mlp
 from .steps.model import count_parameters as count_parameters
 from .steps.train import fit as fit
-from .views.comparison import compare_runs as compare_runs
 from .views.notebook import train_model as train_model
 from .views.plots import draw_pictures as draw_pictures
+from .views.report import compare_runs as compare_runs
 from .views.report import draw_report as draw_report
 
 __version__: str

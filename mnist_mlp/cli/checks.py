@@ -9,7 +9,8 @@ from mnist_mlp.cli import common
 from mnist_mlp.config import bundled_configs
 from mnist_mlp.constants import LESSON_LAYER_SIZES, LESSON_PARAMETERS
 from mnist_mlp.errors import CheckFailedError
-from mnist_mlp.views.terminal import Output, show_claims
+from mnist_mlp.views.tables import show_claims
+from mnist_mlp.views.terminal import Output
 
 
 @common.command(without="quiet")

@@ -14,8 +14,8 @@ from mnist_mlp.runs.listing import RunSummary, differences, find_runs, list_runs
 from mnist_mlp.runs.sweep import groups, plan, run_sweep
 from mnist_mlp.signals import stop_requested
 from mnist_mlp.updates.ranks import rank
-from mnist_mlp.views import run_tables
-from mnist_mlp.views.terminal import Output, live, show_evaluation, show_run
+from mnist_mlp.views import tables
+from mnist_mlp.views.terminal import Output, live, show_run
 
 # Options of one command each; common.py has the others.
 RunDir = Annotated[Path | None, Option(help="Default: a new folder runs/<config>-NNN.")]
@@ -131,10 +131,10 @@ def sweep(
     with stop_requested() as stop, live(console) as bar:
         task = bar.add_task("", total=len(trials), rate="")
         for done, (trial, how) in enumerate(run_sweep(trials, jobs, stop), start=1):
-            run_tables.show_trial(console, trial, how)
+            tables.show_trial(console, trial, how)
             bar.update(task, completed=done, description=f"{done}/{len(trials)} combinations")
     rows = groups(trials)
-    run_tables.show_groups(console, rows)
+    tables.show_groups(console, rows)
     if csv_:
         write_csv(csv_, rows)
     runs = [{"values": t.values, "run_dir": str(t.run_dir)} for t in trials]
@@ -157,7 +157,7 @@ def runs(
     differ = differences(found) if targets else {}
     folders = [] if targets else [path for path in RUNS.glob("[!.]*/") if list_runs(path)]
     if found or not folders:
-        run_tables.show_runs(console, found, list(differ))
+        tables.show_runs(console, found, list(differ))
     for folder in sorted(folders):
         console.print(f"{folder} is a folder of {len(list_runs(folder))} runs")
     if len(found) > 1 and targets and not differ:
@@ -192,7 +192,7 @@ def evaluate(
     with environment.cpu_threads(threads):  # as in training, for equal results
         evaluation = evaluate_model(model, *examples)
     console.print(f"{checkpoint.path}: {data.name}, {split} split")
-    show_evaluation(console, evaluation)
+    tables.show_evaluation(console, evaluation)
     head, sha256 = {"dataset": data.name, "split": split}, weights_sha256(model)
     scores = {"per_class": [asdict(row) for row in evaluation.per_class]}
     console.print_result(head | asdict(evaluation) | scores | {"weights_sha256": sha256})
@@ -207,16 +207,13 @@ def report(
     root: common.Root = None,
 ) -> None:
     """Draw a run's pictures and write its page report.html, or compare several runs on one page."""
-    target = targets[0] if targets else None
-    if targets and (len(targets) > 1 or (len(list_runs(find_run(targets[0]))) > 1)):
-        from mnist_mlp.views.comparison import compare_runs
+    from mnist_mlp.runs.environment import load_run_dataset
+    from mnist_mlp.views.report import compare_runs, draw_report
 
+    if targets and (len(targets) > 1 or len(list_runs(find_run(targets[0]))) > 1):
         console.print(str(compare_runs(targets, output)))
         return
-    from mnist_mlp.runs.environment import load_run_dataset
-    from mnist_mlp.views.report import draw_report
-
-    checkpoint = common.read_checkpoint(target, best)
+    checkpoint = common.read_checkpoint(targets[0] if targets else None, best)
     page = draw_report(checkpoint, load_run_dataset(checkpoint.config, root), output)
     console.print(f"{page}, and pictures with their numbers in {page.parent / 'plots'}")
 

@@ -40,7 +40,7 @@ def write_handout(checkpoint: Checkpoint, folder: Path, data: Dataset | None = N
         raise UsageError(f"{folder}: holds other files; choose another --output")
     data = data or load_run_dataset(checkpoint.config)
     draw_report(checkpoint, data, folder)
-    export_html(checkpoint, data, checkpoint.rows(), folder / "explorer.html")
+    export_html(checkpoint, data, folder / "explorer.html")
     exercises = make_exercises(checkpoint, data)
     name = escape(checkpoint.run_name)
     links = fill_template("handout", links=_items("link", exercises))

@@ -43,19 +43,17 @@ def export_network(
     # The larger exporters are imported alone, each with the packages that only it needs.
     if format_ == "safetensors":
         export_safetensors(checkpoint, path)
-    elif format_ == "pt2":
-        from mnist_mlp.export.graph import export_program
-
-        export_program(checkpoint, path)
-    elif format_ == "onnx":
-        from mnist_mlp.export.graph import export_onnx
-
-        pixels = load_run_dataset(checkpoint.config, root).test.pixels
-        difference = export_onnx(checkpoint, pixels, path)
-        log.info("onnxruntime's logits differ from PyTorch's by at most %.2g", difference)
-    else:
+    elif format_ == "html":
         from mnist_mlp.export.page import export_html
 
-        data = load_run_dataset(checkpoint.config, root)
-        export_html(checkpoint, data, checkpoint.rows(), path)
+        export_html(checkpoint, load_run_dataset(checkpoint.config, root), path)
+    else:
+        from mnist_mlp.export import graph
+
+        if format_ == "pt2":
+            graph.export_program(checkpoint, path)
+        else:
+            pixels = load_run_dataset(checkpoint.config, root).test.pixels
+            difference = graph.export_onnx(checkpoint, pixels, path)
+            log.info("onnxruntime's logits differ from PyTorch's by at most %.2g", difference)
     return path

@@ -28,7 +28,6 @@ from mnist_mlp.runs.checkpoint import Checkpoint, weights_sha256
 from mnist_mlp.steps.backprop import autograd
 from mnist_mlp.steps.data import Dataset, Split, to_images
 from mnist_mlp.steps.evaluate import evaluate_model
-from mnist_mlp.steps.train import EpochResult
 from mnist_mlp.views.predictions import find_mistakes, predict_probabilities
 
 MAX_BYTES = 1_200_000  # of the whole page
@@ -37,13 +36,10 @@ MAX_HIDDEN = 8  # hidden layers
 CHECKED_IMAGES, SAMPLED_ENTRIES = 3, 64  # of the gradient check: images, entries of each tensor
 
 
-def export_html(
-    checkpoint: Checkpoint, data: Dataset, rows: list[EpochResult], output: Path
-) -> None:
+def export_html(checkpoint: Checkpoint, data: Dataset, output: Path) -> None:
     """Write the explorer page, at most `MAX_BYTES` long.
 
-    The data set is the checkpoint's, on the CPU. The rows are those of the run's metrics.jsonl; if
-    there are none, the page says that it has no curves.
+    The data set is the checkpoint's, on the CPU. Without a metrics.jsonl the page has no curves.
 
     Raises:
         UsageError: The page does not support this network.
@@ -53,7 +49,7 @@ def export_html(
         raise UsageError(
             f"{checkpoint.path}: {hidden} hidden layers; the page covers at most {MAX_HIDDEN}"
         )
-    content = _page(_page_data(checkpoint, data, rows, extra=0))
+    content = _page(_page_data(checkpoint, data, extra=0))
     if len(content) > MAX_BYTES:
         raise UsageError(
             f"the page would take {len(content):,} bytes, more than {MAX_BYTES:,}: the network is "
@@ -61,7 +57,7 @@ def export_html(
         )
     # Fill the remaining space with misclassified images, 1,300 bytes each.
     extra = (MAX_BYTES - len(content)) // 1_300
-    write_atomically(output, _page(_page_data(checkpoint, data, rows, extra)))
+    write_atomically(output, _page(_page_data(checkpoint, data, extra)))
 
 
 def _page(data: dict[str, Any]) -> bytes:
@@ -79,9 +75,7 @@ def _page(data: dict[str, Any]) -> bytes:
     return page.encode(errors="replace")
 
 
-def _page_data(
-    checkpoint: Checkpoint, data: Dataset, rows: list[EpochResult], extra: int
-) -> dict[str, Any]:
+def _page_data(checkpoint: Checkpoint, data: Dataset, extra: int) -> dict[str, Any]:
     model = copy.deepcopy(checkpoint.model).double()
     chosen = _choose(checkpoint.model, data.test, extra)
     pixels, labels = data.test.pixels[chosen], data.test.labels[chosen]
@@ -105,7 +99,7 @@ def _page_data(
         "never_lit": torch.nonzero(data.train.pixels.amax(dim=0) == 0).flatten().tolist(),
         "training_images": len(data.train.labels),
         "confusion": evaluate_model(checkpoint.model, *data.test).confusion_matrix,
-        "rows": [dataclasses.asdict(row) for row in rows],
+        "rows": [dataclasses.asdict(row) for row in checkpoint.rows()],
         "epoch": checkpoint.epoch,
         "update": checkpoint.update,
         "seed": checkpoint.config.seed,

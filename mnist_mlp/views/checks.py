@@ -42,7 +42,15 @@ def check_network(
         yield fill("collapse", "this network is one layer", True, verdict="rule")
     else:
         yield judge_collapse(model, images)
-    yield _check_parameters(checkpoint)
+    layers = count_parameters(checkpoint.model)
+    total = sum(layer.parameters for layer in layers)
+    computed = f"{total:,}: {'; '.join(map(str, layers))}"
+    if checkpoint.config.model.layer_sizes == LESSON_LAYER_SIZES:
+        yield fill("total", computed, total == LESSON_PARAMETERS)
+    else:
+        yield fill(
+            "total", f"{computed}; the lesson's network is 784-128-64-10", True, verdict="rule"
+        )
     p = torch.from_numpy(predict_probabilities(checkpoint.model, data.test.pixels))
     off = measures.sum_error(p)
     computed = f"{off:.1e} from 1 at most, over {len(p):,} test images"
@@ -52,15 +60,6 @@ def check_network(
     yield _check_gradients(model, images, labels)
     yield judge_small_step(model, images, labels)
     yield from _check_records(checkpoint, test)
-
-
-def _check_parameters(checkpoint: Checkpoint) -> Claim:
-    layers = count_parameters(checkpoint.model)
-    total = sum(layer.parameters for layer in layers)
-    computed = f"{total:,}: {'; '.join(map(str, layers))}"
-    if checkpoint.config.model.layer_sizes == LESSON_LAYER_SIZES:
-        return fill("total", computed, total == LESSON_PARAMETERS)
-    return fill("total", f"{computed}; the lesson's network is 784-128-64-10", True, verdict="rule")
 
 
 def _check_gradients(model: nn.Sequential, images: Tensor, labels: Tensor) -> Claim:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from mnist_mlp.steps.data import Split
 from mnist_mlp.steps.train import EpochResult
-from mnist_mlp.views.predictions import Calibration, Mistake
+from mnist_mlp.views.predictions import Bin, Mistake
 
 BLACK, BLUE, VERMILLION, GREY = "#000000", "#0072B2", "#D55E00", "#595959"
 LINES = {
@@ -198,15 +198,15 @@ def draw_digits(matrix: Sequence[Sequence[int]], footer: str) -> Figure:
 
 
 @_styled
-def draw_calibration(calibration: Calibration, footer: str) -> Figure:
+def draw_calibration(error: float, bins: Sequence[Bin], footer: str) -> Figure:
     """A reliability diagram above a histogram of the confidence."""
-    error = f"expected error {100 * calibration.expected_error:.2f} percentage points"
-    figure = _Figure(f"Calibration: {error}", footer, (7.2, 6.6))
+    title = f"Calibration: expected error {100 * error:.2f} percentage points"
+    figure = _Figure(title, footer, (7.2, 6.6))
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[2.4, 1])
-    filled = [astuple(b) for b in calibration.bins if b.images]
-    low, high, images, confidence, accuracy = np.array(filled).T
+    filled = np.array([astuple(b) for b in bins if b.images])
+    low, high, images, confidence, accuracy = filled.T
     centres = (low + high) / 2
-    width = 0.92 / len(calibration.bins)
+    width = 0.92 / len(bins)
 
     above.bar(centres, accuracy, width, color="#A6CCE4", label="accuracy of the bin")
     dots = {"color": BLACK, "ms": 6, "clip_on": False, "zorder": 3}
@@ -219,7 +219,7 @@ def draw_calibration(calibration: Calibration, footer: str) -> Figure:
     bars = below.bar(centres, images, width, color=BLUE)
     below.bar_label(bars, [f"{n:,.0f}" for n in images], padding=2, fontsize=8)
     below.set(yscale="log", ylim=(0.5, 6 * max(images)), ylabel="images (log scale)")
-    below.set_xlabel(f"confidence, in {len(calibration.bins)} bins")
+    below.set_xlabel(f"confidence, in {len(bins)} bins")
     below.yaxis.set_major_formatter("{x:,.0f}")
     below.yaxis.set_minor_locator(NullLocator())
     below.xaxis.set_major_formatter(_PERCENT)

@@ -15,9 +15,9 @@ from mnist_mlp.pictures.preprocess import Pixels
 from mnist_mlp.runs.listing import Runs
 from mnist_mlp.runs.training import RunResult, run_events
 from mnist_mlp.steps.evaluate import Evaluation
-from mnist_mlp.views import figures, run_tables, terminal
+from mnist_mlp.views import figures, tables, terminal
 from mnist_mlp.views.plots import Picture
-from mnist_mlp.views.report import format_claim, html_table
+from mnist_mlp.views.report import describe_claims, html_table
 
 
 def train_model(
@@ -49,23 +49,19 @@ def to_html(shown: object) -> str:
     """A result as HTML: what its `_repr_html_` returns."""
     match shown:
         case Evaluation():
-            scores, matrix = terminal.score_rows(shown), terminal.confusion_rows(shown)
-            return (
-                f"<p>{escape(terminal.summarise_evaluation(shown))}</p>{html_table(scores)}"
-                f"<p>{terminal.MATRIX}</p>{html_table(matrix)}"
-            )
+            parts = tables.describe_evaluation(shown)
+            return "".join(f"<p>{escape(line)}</p>{html_table(rows)}" for line, rows in parts)
         case Claims():
-            return html_table(map(format_claim, shown))
+            return html_table(describe_claims(shown))
         case Runs():
-            rows = map(run_tables.describe_run, shown)
-            return html_table(rows) if shown else f"<p>{run_tables.NO_RUNS}</p>"
+            if not shown:
+                return f"<p>{tables.NO_RUNS}</p>"
+            return html_table(tables.describe_runs(shown))
         case RunResult():
-            return html_table({"": key, "value": value} for key, value in shown.to_json().items())
+            return html_table([("", "value"), *shown.to_json().items()])
         case Prediction():
-            return _pixels(shown.pixels) + html_table(
-                {"digit": digit, "probability": f"{p:.2%}", "": terminal.bar(p)}
-                for digit, p in enumerate(shown.probabilities)
-            )
+            bars = ((k, f"{p:.2%}", terminal.bar(p)) for k, p in enumerate(shown.probabilities))
+            return _pixels(shown.pixels) + html_table([("digit", "probability", ""), *bars])
         case Trace():
             text = io.StringIO()
             terminal.show_trace(terminal.Output(file=text, width=100, force_jupyter=False), shown)

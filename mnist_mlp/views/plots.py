@@ -120,15 +120,16 @@ def _about_confidence(p: NDArray[np.float64], test: Split, footer: str) -> Itera
         figure=figures.draw_mistakes(shown, test, len(mistakes), footer),
         numbers=to_csv([field.name for field in fields(Mistake)], map(astuple, shown)),
     )
-    calibration = calibrate(p.max(axis=1), p.argmax(axis=1) == labels)
+    error, bins = calibrate(p.max(axis=1), p.argmax(axis=1) == labels)
     yield Picture(
         stem="calibration",
-        shows=f"Accuracy against confidence, in {len(calibration.bins)} bins.",
+        shows=f"Accuracy against confidence, in {len(bins)} bins.",
         caption="A calibrated network reads 80% of the images correctly that it reads with a "
         "confidence of 80%. The error is the mean distance from that, each bin weighted by its "
         "images (Guo et al. 2017). A bin of few images says little.",
-        figure=figures.draw_calibration(calibration, footer),
-        numbers=json.dumps(asdict(calibration), indent=1) + "\n",
+        figure=figures.draw_calibration(error, bins, footer),
+        numbers=json.dumps({"expected_error": error, "bins": [*map(asdict, bins)]}, indent=1)
+        + "\n",
         kind="json",
     )
 

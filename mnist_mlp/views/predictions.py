@@ -48,32 +48,21 @@ class Bin:
     accuracy: float | None
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """Confidence against accuracy, by bin, and the expected calibration error, from 0 to 1."""
-
-    expected_error: float
-    bins: list[Bin]
-
-
 def calibrate(
     confidences: NDArray[np.float64], right: NDArray[np.bool_], bins: int = 15
-) -> Calibration:
+) -> tuple[float, list[Bin]]:
     """Compare the confidence of each guess (N,) with whether it is right (N,).
 
-    The expected calibration error is Σ (images in the bin / all images) × |accuracy − mean
-    confidence|, over bins of equal width (Guo et al., On Calibration of Modern Neural Networks,
-    ICML 2017, equation 3, with 15 bins).
+    Returns the expected calibration error, from 0 to 1, and the bins. The error is Σ (images in the
+    bin / all images) × |accuracy − mean confidence|, over bins of equal width (Guo et al., On
+    Calibration of Modern Neural Networks, ICML 2017, equation 3, with 15 bins).
     """
     place = np.searchsorted(np.arange(bins + 1) / bins, confidences, side="left") - 1
     images = np.bincount(place, minlength=bins)
     confident = np.bincount(place, confidences, minlength=bins)  # sums, as is the next
     correct = np.bincount(place, right, minlength=bins)
     columns = (images.tolist(), confident.tolist(), correct.tolist())
-    return Calibration(
-        expected_error=float(np.abs(correct - confident).sum() / len(right)),
-        bins=[
-            Bin(m / bins, (m + 1) / bins, n, p / n if n else None, r / n if n else None)
-            for m, (n, p, r) in enumerate(zip(*columns, strict=True))
-        ],
-    )
+    return float(np.abs(correct - confident).sum() / len(right)), [
+        Bin(m / bins, (m + 1) / bins, n, p / n if n else None, r / n if n else None)
+        for m, (n, p, r) in enumerate(zip(*columns, strict=True))
+    ]

@@ -1,26 +1,31 @@
 """A run as one page: its pictures, its numbers, and the lesson's checks on its own network.
 
-The page is a single file: it has no script and loads nothing.
+Several runs are one page too. A page is a single file: it has no script and loads nothing.
 """
 
 import base64
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, fields
 from html import escape
 from pathlib import Path
 from string import Template
 
 from mnist_mlp.constants import show_loss
+from mnist_mlp.errors import UsageError
 from mnist_mlp.files import write_atomically
 from mnist_mlp.lesson.table import Claim
 from mnist_mlp.runs.checkpoint import Checkpoint
+from mnist_mlp.runs.directory import read_rows
 from mnist_mlp.runs.environment import cpu_threads, load_run_dataset
+from mnist_mlp.runs.listing import differences, find_runs
 from mnist_mlp.steps.data import Dataset
 from mnist_mlp.steps.evaluate import evaluate_model
 from mnist_mlp.steps.model import count_parameters
 from mnist_mlp.steps.train import EpochResult
 from mnist_mlp.views.checks import check_network
+from mnist_mlp.views.figures import draw_comparison
 from mnist_mlp.views.plots import Picture, draw_pictures
+from mnist_mlp.views.tables import describe_runs
 from mnist_mlp.yaml_lines import dump_yaml
 
 MAX_SVG_BYTES = 200_000
@@ -66,12 +71,41 @@ def draw_report(
         holding=verdicts.count("holds"),
         compared=len(verdicts) - verdicts.count("rule"),
         pictures="\n".join(pictures),
-        checks=html_table(map(format_claim, claims), "checks"),
-        metrics=html_table(map(_format_row, rows)) if rows else NO_METRICS.format(""),
+        checks=html_table(describe_claims(claims), "checks"),
+        metrics=html_table(_describe_metrics(rows)) if rows else NO_METRICS.format(""),
         config=escape(checkpoint.config.shareable().to_yaml()),
         environment=escape(dump_yaml(checkpoint.environment)),
     )
     return write_page(folder / "report.html", escape(checkpoint.run_name), body)
+
+
+def compare_runs(targets: Sequence[str | Path], folder: Path | None = None) -> Path:
+    """Write the page comparison.html about some runs, or folders of runs.
+
+    Raises:
+        UsageError: There is no run of that name, or no epoch to show.
+        OSError: The page cannot be written.
+    """
+    runs = find_runs([Path(target) for target in targets])
+    curves = {str(run.path): rows for run in runs if (rows := read_rows(run.path, run.epochs))}
+    if not curves:
+        raise UsageError(f"{', '.join(map(str, targets))}: no epochs to compare yet")
+    picture = Picture(
+        stem="comparison",
+        shows=f"The loss and the accuracy of {len(curves)} runs by epoch.",
+        caption="The loss is the training loss, of each mini-batch just before its own update. The "
+        "accuracy is that on the validation split, or without one on the test set.",
+        figure=draw_comparison(curves, f"{len(curves)} runs"),
+        numbers="",
+    )
+    body = fill_template(
+        "comparison",
+        picture=html_figure(picture, picture.files()),
+        table=html_table(describe_runs(runs, list(differences(runs)))),
+    )
+    folder = folder or Path()
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_page(folder / "comparison.html", f"{len(curves)} runs compared", body)
 
 
 def write_page(path: Path, name: str, body: str) -> Path:
@@ -104,34 +138,31 @@ def html_figure(picture: Picture, contents: Mapping[str, bytes]) -> str:
     )
 
 
-def html_table(rows: Iterable[Mapping[str, object]], kind: str = "numbers") -> str:
-    """An HTML table of rows by column heading; the first cell of a row is the row's heading."""
-    rows = list(rows)
-    head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in rows[0])
+def html_table(rows: Iterable[Iterable[object]], kind: str = "numbers") -> str:
+    """An HTML table. The first row has the columns' headings, the first cell of a row its own."""
+    names, *lines = ([escape(str(cell)) for cell in row] for row in rows)
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
     body = "\n".join(
         f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>'
-        for first, *rest in ([escape(str(cell)) for cell in row.values()] for row in rows)
+        for first, *rest in lines
     )
     return fill_template("table", kind=kind, head=head, body=body)
 
 
-def format_claim(claim: Claim) -> dict[str, object]:
-    """A claim's row in a table."""
-    verdict = {"differs": "DOES NOT HOLD", "rule": "not compared"}.get(claim.verdict, claim.verdict)
-    return {
-        "step": claim.step,
-        "claim": claim.claim,
-        "verdict": verdict,
-        "expected": claim.lesson,
-        "computed": claim.computed,
-    }
+def describe_claims(claims: Iterable[Claim]) -> Iterator[Sequence[object]]:
+    """Claims as a table."""
+    yield "step", "claim", "verdict", "expected", "computed"
+    words = {"differs": "DOES NOT HOLD", "rule": "not compared"}
+    for claim in claims:
+        verdict = words.get(claim.verdict, claim.verdict)
+        yield claim.step, claim.claim, verdict, claim.lesson, claim.computed
 
 
-def _format_row(row: EpochResult) -> dict[str, object]:
-    formats = {"loss": ".4f", "accuracy": ".2%", "rate": ".4g", "seconds": ".1f"}
-    return {
-        name.replace("_", " "): "–"
-        if value is None
-        else format(value, formats.get(name.rpartition("_")[2], ","))
-        for name, value in asdict(row).items()
-    }
+def _describe_metrics(rows: Iterable[EpochResult]) -> Iterator[Sequence[str]]:
+    names = [field.name for field in fields(EpochResult)]
+    yield [name.replace("_", " ") for name in names]
+    endings = {"loss": ".4f", "accuracy": ".2%", "rate": ".4g", "seconds": ".1f"}
+    formats = [endings.get(name.rpartition("_")[2], ",") for name in names]
+    for row in rows:
+        values = zip(astuple(row), formats, strict=True)
+        yield ["–" if value is None else format(value, form) for value, form in values]

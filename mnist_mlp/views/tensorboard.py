@@ -9,12 +9,11 @@ from dataclasses import asdict
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
-from torch import nn
 
+from mnist_mlp.config import Config
 from mnist_mlp.errors import UsageError
 from mnist_mlp.runs.environment import load_config_dataset
 from mnist_mlp.runs.training import RunEvent, RunResult, RunStart
-from mnist_mlp.steps.data import Split
 from mnist_mlp.steps.evaluate import evaluate_model
 from mnist_mlp.steps.train import EpochResult
 from mnist_mlp.views.figures import draw_confusion_matrix, draw_tiles, render
@@ -47,20 +46,18 @@ def with_board(events: Iterator[RunEvent]) -> Generator[RunEvent, None, None]:
                 writer.add_scalar("learning_rate", event.learning_rate, epoch)
                 writer.flush()  # so that TensorBoard shows the run while it trains
             elif isinstance(event, RunResult) and writer and run_dir:
-                test = load_config_dataset(config).test if config.data.test else None
-                footer = f"{run_dir.name} · {event.dataset}"
-                for tag, figure in _figures(copy.deepcopy(event.model).cpu(), test, footer).items():
+                for tag, figure in _figures(event, config, f"{run_dir.name} · {event.dataset}"):
                     # Not add_figure, which imports pyplot and so chooses a window system.
                     image = Image.open(io.BytesIO(render(figure, "png"))).convert("RGB")
                     writer.add_image(tag, np.asarray(image), epoch, dataformats="HWC")
             yield event
 
 
-def _figures(model: nn.Module, test: Split | None, footer: str) -> dict[str, Figure]:
+def _figures(result: RunResult, config: Config, footer: str) -> Iterator[tuple[str, Figure]]:
     """The weights of the first layer, and the confusion matrix of the test set, if it is used."""
+    model = copy.deepcopy(result.model).cpu()
     weights = model.get_parameter("layer1.weight").detach().numpy()
-    figures = {"layer1/weights": draw_tiles(weights, footer)}
-    if test:
-        matrix = evaluate_model(model, *test).confusion_matrix
-        figures["confusion_matrix"] = draw_confusion_matrix(matrix, footer)
-    return figures
+    yield "layer1/weights", draw_tiles(weights, footer)
+    if config.data.test:
+        matrix = evaluate_model(model, *load_config_dataset(config).test).confusion_matrix
+        yield "confusion_matrix", draw_confusion_matrix(matrix, footer)

@@ -1,48 +1,31 @@
-"""Output for people, on a terminal or in a pipe: runs, evaluations, claims, traces."""
+"""Output for people, on a terminal or in a pipe: a run as it happens, predictions, traces."""
 
 import errno
 import json
 import logging
 import math
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from rich import box, progress
+from rich import progress
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from mnist_mlp.constants import show_loss
+from mnist_mlp.steps.results import EpochResult
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mnist_mlp.lesson.table import Claim
     from mnist_mlp.lesson.trace import Trace
     from mnist_mlp.pictures.predict import Prediction
     from mnist_mlp.runs.training import RunEvent, RunResult, RunStart
-    from mnist_mlp.steps.evaluate import Evaluation
-    from mnist_mlp.steps.train import EpochResult
 
-STEPS = {
-    1: "Step 1: input as a vector",
-    2: "Step 2: layer computation",
-    3: "Step 3: stacking layers",
-    4: "Step 4: output as probabilities",
-    5: "Step 5: measuring error",
-    6: "Step 6: computing gradients",
-    7: "Step 7: updating weights",
-    8: "Step 8: repeat",
-    None: "The numbers of GPT-3",
-}
 SHADES = " ░▒▓█"
 LIVE = find_spec("ipywidgets") is not None
 """Whether a notebook can show a live line."""
-MATRIX = "confusion matrix: rows are true digits, columns are predictions"
 
 
 class Output(Console):
@@ -107,7 +90,6 @@ def live(console: Console) -> progress.Progress:
 def show_run(console: Console, events: Iterator["RunEvent"]) -> "RunResult":
     """Print a run as it happens: a line per epoch, and on a terminal a live progress line."""
     from mnist_mlp.runs.training import RunResult, RunStart
-    from mnist_mlp.steps.train import EpochResult
 
     with live(console) as bar:
         task = bar.add_task("loading", total=None, rate="")
@@ -163,7 +145,7 @@ def _show_start(console: Console, start: "RunStart") -> None:
             console.print(f"{label:8}  {text}")
 
 
-def _show_epoch(console: Console, row: "EpochResult", start: "RunStart") -> None:
+def _show_epoch(console: Console, row: EpochResult, start: "RunStart") -> None:
     epochs, loss = start.config.train.epochs, f"loss {show_loss(row.train_loss)}"
     if row.epoch or start.environment["init_from"]:
         parts = [f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}", loss]
@@ -199,74 +181,6 @@ def _show_result(console: Console, result: "RunResult", start: "RunStart") -> No
     needs += [f"{n} {shared[n]}" for n in ("threads", "processes") if shared[n] > 1]
     needs += [f"{n} {shared[n].partition('+')[0]}" for n in ("torch", "numba") if n in shared]
     console.print(f"same bits on {', '.join(needs)}")
-
-
-def summarise_evaluation(evaluation: "Evaluation") -> str:
-    """An evaluation's size, loss and accuracy."""
-    return (
-        f"{evaluation.examples:,} examples  loss {show_loss(evaluation.loss)}  "
-        f"accuracy {evaluation.accuracy:.2%}"
-    )
-
-
-def score_rows(evaluation: "Evaluation") -> list[dict[str, str]]:
-    """An evaluation's scores: a row per digit."""
-    return [
-        {
-            "digit": str(row.digit),
-            "precision": f"{row.precision:.2%}",
-            "recall": f"{row.recall:.2%}",
-            "F1": f"{row.f1:.2%}",
-            "support": f"{row.support:,}",
-        }
-        for row in evaluation.per_class
-    ]
-
-
-def confusion_rows(evaluation: "Evaluation") -> list[dict[str, str]]:
-    """An evaluation's confusion matrix: a row per digit; a dot is 0."""
-    return [
-        {"true": str(digit)} | {str(k): str(n or "·") for k, n in enumerate(counts)}
-        for digit, counts in enumerate(evaluation.confusion_matrix)
-    ]
-
-
-def show_evaluation(console: Console, evaluation: "Evaluation") -> None:
-    """Print loss and accuracy, a row per digit, and the confusion matrix."""
-    console.print(summarise_evaluation(evaluation))
-    _print_table(console, score_rows(evaluation))
-    console.print(MATRIX)
-    _print_table(console, confusion_rows(evaluation), bold_diagonal=True)
-
-
-def _print_table(console: Console, rows: list[dict[str, str]], bold_diagonal: bool = False) -> None:
-    table = Table(box=box.SIMPLE)
-    for name in rows[0]:
-        table.add_column(name, justify="right", overflow="fold")  # never cut a number
-    for number, row in enumerate(rows, start=1):
-        cells = [Text(cell) for cell in row.values()]
-        if bold_diagonal:
-            cells[number].stylize("bold")
-        table.add_row(*cells)
-    console.print(table)
-
-
-def show_claims(console: Console, claims: Sequence["Claim"]) -> None:
-    """Print a table for each step: what the lesson says, what is computed, and the verdict."""
-    for step, title in STEPS.items():
-        table = Table(box=box.SIMPLE, title=title, title_justify="left", expand=True)
-        for name, ratio in {"claim": 5, "the lesson": 4, "computed": 6}.items():
-            table.add_column(name, ratio=ratio)
-        table.add_column("verdict", width=7)
-        table.add_column("ok", width=3)
-        for claim in (claim for claim in claims if claim.step == step):
-            computed = claim.computed + (f"\n({claim.note})" if claim.note else "")
-            ok = "yes" if claim.ok else "NO"
-            table.add_row(claim.claim, claim.lesson, computed, claim.verdict, ok)
-        console.print(table, soft_wrap=False)
-    verdicts = Counter(claim.verdict for claim in claims)
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
-    console.print(f"{sum(claim.ok for claim in claims)} of {len(claims)} rows ok: {counts}")
 
 
 def show_prediction(

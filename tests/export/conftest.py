@@ -52,5 +52,5 @@ def html(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     path = tmp_path_factory.mktemp("page") / "page.html"
-    export_html(explorer_checkpoint, explorer_data, explorer_checkpoint.rows(), path)
+    export_html(explorer_checkpoint, explorer_data, path)
     return path

@@ -188,7 +188,7 @@ def test_images(html: Path, data: Dataset, checkpoint: Checkpoint, tmp_path: Pat
     assert found["random"] == 100
     assert len(set(indexes)) == len(indexes) > 100
     assert set(found["labels"][:100]) == set(range(10))
-    export_html(with_network(checkpoint, [784, 20, 10]), data, [], tmp_path / "other.html")
+    export_html(with_network(checkpoint, [784, 20, 10]), data, tmp_path / "other.html")
     assert page_data(tmp_path / "other.html", tmp_path)["indexes"][:100] == indexes[:100]
     with torch.no_grad():
         said = checkpoint.model(data.test.images).argmax(dim=1)
@@ -204,7 +204,8 @@ def test_images(html: Path, data: Dataset, checkpoint: Checkpoint, tmp_path: Pat
 def with_network(checkpoint: Checkpoint, sizes: list[int], activation: str = "relu") -> Checkpoint:
     overrides = [f"model.layer_sizes={sizes}", f"model.activation={activation}"]
     config = load_config("digits", overrides, environment={})
-    return replace(checkpoint, config=config, model=build_mlp(sizes, activation, seed=1))
+    model, path = build_mlp(sizes, activation, seed=1), Path("lone.safetensors")  # no curves
+    return replace(checkpoint, config=config, model=model, path=path)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +224,7 @@ def test_only_networks_that_the_page_covers(
     words: str,
 ) -> None:
     with pytest.raises(UsageError, match=words):
-        export_html(with_network(checkpoint, sizes, activation), data, [], tmp_path / "no.html")
+        export_html(with_network(checkpoint, sizes, activation), data, tmp_path / "no.html")
     assert not (tmp_path / "no.html").exists()
 
 
@@ -250,7 +251,7 @@ def test_any_depth_and_activation(
 ) -> None:
     other = with_network(checkpoint, sizes, activation)
     path = tmp_path / "other.html"
-    export_html(other, data, [], path)  # untrained: more mistakes than there is room for
+    export_html(other, data, path)  # untrained: more mistakes than there is room for
     assert path.stat().st_size <= MAX_BYTES
     index = page_data(path, tmp_path)["indexes"][0]
     page = open_page(path, f"#image={index}&neuron=1.3&rate=0.1")
@@ -292,10 +293,12 @@ def test_a_hostile_run_name(
     run.mkdir(parents=True)
     copied = run / checkpoint.path.name
     copied.write_bytes(checkpoint.path.read_bytes())
+    metrics = checkpoint.path.parent.parent / "metrics.jsonl"
+    (run.parent / "metrics.jsonl").write_bytes(metrics.read_bytes())
     path = tmp_path / "hostile.html"
     environment = {"versions": {"torch": "</script><script>document.title = 'bad'</script>"}}
     hostile = replace(checkpoint, path=copied, environment=environment)
-    export_html(hostile, data, checkpoint.rows(), path)
+    export_html(hostile, data, path)
     page = open_page(path)
     assert page.inner_text("#run-name") == hostile.run_name
     assert "bad'" in page.inner_text("#run-name")

@@ -13,10 +13,11 @@ def test_the_most_confident_mistake_comes_first() -> None:
 
 
 def test_the_calibration_error_by_hand() -> None:
-    found = calibrate(np.array([0.5, 0.6, 0.9, 1.0]), np.array([True, False, True, True]), bins=2)
-    low, high = found.bins  # 0.5 belongs to the first
+    error, (low, high) = calibrate(
+        np.array([0.5, 0.6, 0.9, 1.0]), np.array([True, False, True, True]), bins=2
+    )
     assert (low.images, low.confidence, low.accuracy) == (1, 0.5, 1.0)
     assert high.images == 3
     assert high.confidence == pytest.approx(2.5 / 3)
     assert high.accuracy == pytest.approx(2 / 3)
-    assert found.expected_error == pytest.approx(1 / 4 * 0.5 + 3 / 4 * (2.5 - 2) / 3)
+    assert error == pytest.approx(1 / 4 * 0.5 + 3 / 4 * (2.5 - 2) / 3)
