@@ -109,7 +109,7 @@ LOSS = "F.cross_entropy(logits, labels)"
 STEP = 'weight.sub_(weight.grad, alpha=self.param_groups[0]["lr"])'
 MUTATIONS = [
     (1, "steps/data.py", ".div_(255) if", ".div_(256) if"),
-    (1, "steps/data.py", "pixels / 255 if", "pixels / 255 - 0.1307 if"),
+    (1, "steps/data.py", ".div_(255) if", ".div_(255) - 0.1307 if"),
     (1, "steps/data.py", "(4, 4, 4, 4)", "(3, 3, 3, 3)"),
     (2, "steps/model.py", '"relu": nn.ReLU', '"relu": nn.Identity'),
     (2, "steps/model.py", '"relu": nn.ReLU', '"relu": nn.GELU'),
