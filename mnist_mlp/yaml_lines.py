@@ -58,7 +58,7 @@ for _class in (_Loader, _Dumper):
 
 @cache
 def our_words() -> dict[str, dict[str, str]]:
-    """Others' words and ours, by whose they are: see words.yaml."""
+    """The sections of words.yaml."""
     words: dict[str, dict[str, str]] = yaml.safe_load(
         Path(__file__).with_name("words.yaml").read_text("utf-8")
     )

@@ -167,7 +167,7 @@ def test_version_and_module(run: Run) -> None:
         (["train", "--resume", "used", "--config", "digits"], 2, "by its own config and KEY=VALUE"),
         (["train", "--resume", "nope"], 2, "nope: no such run; mnist-mlp runs lists"),
         (["train", "--resume", "file"], 2, "file: no such run"),
-        (["train", "--resume", "."], 2, ".: no run began there; begin one with --config"),
+        (["train", "--resume", "."], 2, ".: no run began there; begin a new one"),
         (["trace", "used", "--image", "x.png", "--index", "3"], 2, "omit --index and --split"),
         (["trace", "used", "--image", "x.png", "--split", "test"], 2, "omit --index and --split"),
         (["trace", "used", "--config", "digits"], 2, "--config is for --untrained"),
@@ -503,6 +503,12 @@ def test_resume_takes_what_people_mean_by_a_run(run: Run) -> None:
         f"mnist-mlp: {newest}: its run went on to epoch-004.safetensors; "
         "--resume runs/digits-001 continues that,\n"
         f"--init-from {newest} begins a new run with its weights\n"
+    )
+    Path("runs/digits-001/config.yaml").unlink()
+    lost = run("train", "--resume", "digits-001")
+    assert lost.code == 2
+    assert lost.err == (
+        "mnist-mlp: runs/digits-001: its config.yaml is lost; begin a new one with --config\n"
     )
 
 

@@ -101,7 +101,8 @@ def _run_to_resume(target: Path) -> Path:
     if (target / "config.yaml").is_file():
         return target
     if target.is_dir():
-        raise UsageError(f"{target}: no run began there; begin one with --config")
+        lost = "its config.yaml is lost" if list_checkpoints(target) else "no run began there"
+        raise UsageError(f"{target}: {lost}; begin a new one with --config")
     run = target.parent.parent
     if target not in (checkpoints := list_checkpoints(run)):
         raise UsageError(f"{target}: no such run; mnist-mlp runs lists those under runs/")

@@ -61,7 +61,7 @@ class Dataset(NamedTuple):
 
 def to_images(pixels: Tensor) -> Tensor:
     """Pixels of any shape as float32 in [0, 1]. Only uint8 is converted; other dtypes are kept."""
-    # Divided in place: a second new tensor would take as long as all else here.
+    # In place: to allocate a second tensor would take as long again.
     return pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels
 
 

@@ -39,7 +39,7 @@ class CompiledUpdater(Updater):
     """Updates of a stack of Linear, BatchNorm1d if any, and ReLU, by `make_updates`.
 
     The model is as `build_mlp` makes it, on the CPU; its parameters become views of one tensor. A
-    second thread deforms the images, as the seed decides, and is one call ahead.
+    second thread deforms the images, as the seed decides, one call ahead, and draws the next epoch.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class CompiledUpdater(Updater):
         starts, updates = range(done, len(rates), per_call), (epoch - 1) * len(rates)
         calls = [slice(start, min(start + per_call, len(rates))) for start in starts]
         all_lists: Iterator[Lists] = map(self._lists, calls)
-        if self.deformation:
+        if self.deformation and calls:
             draw_soon = partial(self.thread.submit, draw, self.deformation, len(order), self.seed)
             self.coefficients = draw_soon(epoch).result()
             all_lists = self._one_ahead(calls)
@@ -93,7 +93,7 @@ class CompiledUpdater(Updater):
                 torch.set_flush_denormal(False)
             for step in self.steps:
                 step.fill_(updates + call.stop)
-            if self.deformation and call == calls[-1]:
+            if self.deformation and call == calls[-1] and epoch < self.deformation.epochs:
                 draw_soon(epoch + 1)  # `draw` keeps it for then
             yield call.stop - 1
 
@@ -121,7 +121,7 @@ class CompiledUpdater(Updater):
         return np.stack([starts[:-1], starts[1:]]), inputs, values
 
     def _list(self, pixels: Tensor, list_lit: Callable[..., Any]) -> Lists:
-        """See `list_lit`. It has room for one number more than are not 0."""
+        """See `list_lit`. Of floats, all may be other than 0."""
         lit = pixels.numel() if pixels.is_floating_point() else int(pixels.count_nonzero())
         lists = empty_lists(len(pixels), lit, self.space.theta.dtype)
         list_lit(pixels.numpy(), 1.0 if pixels.is_floating_point() else 255.0, *lists)

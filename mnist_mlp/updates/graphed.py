@@ -73,7 +73,8 @@ class GraphedUpdater(DeformingUpdater):
             if count not in self.replays:
                 self.replays[count] = self._record(count, batch)
             self.replays[count]()
-            if batch == len(learning_rates) - 1 and self.deformation:
+            last = batch == len(learning_rates) - 1
+            if last and self.deformation and epoch < self.deformation.epochs:
                 draw(self.deformation, examples, self.seed, epoch + 1)  # while the device works
             yield batch
 

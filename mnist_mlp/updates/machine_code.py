@@ -50,12 +50,12 @@ disjoint = partial(inner, pipeline_class=DisjointArrays)
 class CachedFunction:
     """A compiled function whose machine code is kept on disk, where that is possible."""
 
-    def __init__(self, function: Callable[..., Any], **options: Any) -> None:
-        self.function, self.options = function, OPTIONS | options
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
         try:
-            self.call: Any = numba.njit(cache=True, **self.options)(function)
+            self.call: Any = numba.njit(cache=True, **OPTIONS)(function)
         except RuntimeError:  # no folder can be written to
-            self.call = numba.njit(**self.options)(function)
+            self.call = numba.njit(**OPTIONS)(function)
 
     def prepare(self, *arguments: Any) -> Any:
         """Call the function; compile it first, unless its machine code was kept."""
@@ -68,5 +68,5 @@ class CachedFunction:
         except Exception:  # what was kept is damaged, or the disk is full: do without
             with suppress(Exception):
                 self.call._cache.flush()
-            self.call = numba.njit(**self.options)(self.function)
+            self.call = numba.njit(**OPTIONS)(self.function)
             return self.call(*arguments)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mnist_mlp.errors import DivergedError
 from mnist_mlp.steps.backprop import autograd, chain_rule
@@ -20,7 +21,7 @@ from mnist_mlp.steps.optimizer import build_optimizer
 from mnist_mlp.steps.train import EpochResult, TorchUpdater, Updater, train
 from mnist_mlp.updates import compiled as compiled_module
 from mnist_mlp.updates.compiled import CompiledUpdater
-from mnist_mlp.updates.deformation import Deformation, DeformingUpdater, deform, draw
+from mnist_mlp.updates.deformation import Deformation, DeformingUpdater, draw, interpolation
 from mnist_mlp.updates.graphed import GraphedUpdater
 from mnist_mlp.updates.loop import OptimizerSettings
 from mnist_mlp.updates.machine_code import CachedFunction
@@ -159,19 +160,29 @@ def test_training_on_deformed_images_is_that_of_pytorch(elastic: float, digits: 
 
 @pytest.mark.parametrize("elastic", [0.0, 3.0])
 def test_images_are_deformed_as_pytorch_does_it(elastic: float, digits: Dataset) -> None:
-    """Moved partly out of the frame as well, each by the map and the grid of its own row."""
+    """Moved partly out of the frame as well, each by the map and the grid of its own row.
+
+    Written out here: the affine map of (x, y, 1), then the interpolated grid, in pixels of 2/28.
+    """
     deformation = Deformation(180, scale=0.5, shear=1, translation=14, elastic=elastic)
     updater = compiled(
         build_mlp(seed=0), digits.train, 100, {"name": "sgd"}, deformation=deformation
     )
     updater.order, drawn = torch.randperm(1437), draw(deformation, 1437, 0, epoch=1)
     updater.coefficients = drawn
-    (begins, ends), inputs, values = updater._lists(slice(3, 4))
-    ours = torch.zeros(100, 784)
+    (begins, ends), inputs, values = updater._lists(slice(3, 7))  # two blocks
+    ours = torch.zeros(400, 784)
     for row, begin, end in zip(ours, begins, ends, strict=True):
         row[inputs[begin:end].astype(int) - 1] = torch.from_numpy(values[begin:end])
-    rows = slice(300, 400)
-    theirs = deform(to_images(digits.train.pixels[updater.order[rows]]), drawn[rows])
+    rows = slice(300, 700)
+    x = ((torch.arange(28) + 0.5) / 14 - 1).expand(28, 28)
+    points = drawn[rows, :, :3] @ torch.stack([x, x.T, torch.ones(28, 28)]).view(3, 784)
+    points = points.view(400, 2, 28, 28)
+    if elastic:
+        weights = interpolation(torch.device("cpu"))
+        points = points + weights.T @ drawn[rows, :, 3:].view(400, 2, 4, 4) @ weights / 14
+    images = to_images(digits.train.pixels[updater.order[rows]]).view(400, 1, 28, 28)
+    theirs = F.grid_sample(images, points.permute(0, 2, 3, 1), align_corners=False).view(400, 784)
     assert (theirs > 0).any(dim=1).float().mean() > 0.5
     assert (ours - theirs).abs().max() < 2e-5
 
@@ -225,6 +236,7 @@ def test_an_epoch_gone_on_with_is_bit_for_bit_the_same(
                 assert next(made) == done
                 done += 1
             model = updater.network()
+            assert not list(updater.run_epoch(1, order, rates, len(rates), logits))
         weights = [p.detach() for p in model.parameters()]
         whole = whole or weights
         assert all(torch.equal(a, b) for a, b in zip(weights, whole, strict=True))
