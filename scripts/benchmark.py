@@ -217,7 +217,7 @@ def on_threads(threads: int, measure: Callable[[], Epoch]) -> Epoch:
 # The contenders: each makes one measurement.
 
 
-def mnist_mlp_epoch(task: Task, device: str = "cpu") -> Epoch:
+def mnist_mlp_epoch(task: Task) -> Epoch:
     """This trainer as it is used: live display, metrics, checkpoint and all.
 
     Timed from row 0, the untrained network's, to the result, less the evaluation of the test set.
@@ -255,7 +255,7 @@ def mnist_mlp_epoch(task: Task, device: str = "cpu") -> Epoch:
                 mark("ended")
             yield event
 
-    settings = [f"device={device}", "train.epochs=1", "train.test_each_epoch=false"]
+    settings = ["device=cpu", "train.epochs=1", "train.test_each_epoch=false"]
     config = load_config("lesson", [*task.overrides(), *settings])
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -702,7 +702,7 @@ def own_epoch(config: "Config", task: Task, kind: str) -> Epoch:
     return Epoch((ends[4] - ends[1]) / 3)
 
 
-def on_gpu(tasks: Sequence[Task], rounds: int, device: str = "cuda") -> None:
+def on_gpu(tasks: Sequence[Task], rounds: int) -> None:
     """Updates replayed as a graph, the same ones run one by one, and what everybody writes."""
     from mnist_mlp.config import load_config
 
@@ -710,14 +710,14 @@ def on_gpu(tasks: Sequence[Task], rounds: int, device: str = "cuda") -> None:
     large = [task for task in tasks if task.batch_size >= 64]
     plain = {f"{t.optimizer} {t.batch_size}": (t, "lesson", t.overrides()) for t in large}
     for title, (task, base, overrides) in (own | plain).items():
-        config = load_config(base, [*overrides, f"device={device}", "train.epochs=4"])
+        config = load_config(base, [*overrides, "device=cuda", "train.epochs=4"])
         ways = {GRAPH: "graphed", EAGER: "torch"}
         measure = {what: partial(own_epoch, config, task, kind) for what, kind in ways.items()}
         if title in plain:
-            measure[AUTOGRAD] = partial(autograd_epoch, task, len(task.images), device)
+            measure[AUTOGRAD] = partial(autograd_epoch, task, len(task.images), "cuda")
         contenders = [Contender(what, {"": way}) for what, way in measure.items()]
         results = interleave(title, contenders, rounds)
-        print_results(f"{title} on {device}", "seconds per epoch", results, against=GRAPH)
+        print_results(f"{title} on CUDA", "seconds per epoch", results, against=GRAPH)
 
 
 def growth(task: Task, rounds: int) -> Results:

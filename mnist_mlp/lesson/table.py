@@ -33,6 +33,6 @@ class Claims(NotebookHtml, tuple[Claim, ...]):
 
 
 def fill(id_: str, computed: str, ok: bool, **changes: str) -> Claim:
-    """Fill in the row `id_`; a claim without a verdict holds if the row is ok, else differs."""
+    """Fill in a row. Its verdict is its own, or that of `changes`; else holds if ok, or differs."""
     row = {"verdict": "holds" if ok else "differs"} | ROWS[id_] | changes
     return Claim(id=id_, computed=computed, ok=ok, **row)
