@@ -15,8 +15,8 @@ from mnist_mlp.steps.data import Split, to_images
 from mnist_mlp.steps.train import Updater
 from mnist_mlp.updates.deformation import Deformation, deform, draw
 from mnist_mlp.updates.lit import empty_lists, list_lit
-from mnist_mlp.updates.loop import Lists, Norms, OptimizerSettings, Workspace, make_updates
-from mnist_mlp.updates.machine_code import CachedFunction
+from mnist_mlp.updates.loop import Layer, Layers, Norm, Norms, OptimizerSettings, make_updates
+from mnist_mlp.updates.machine_code import Array, CachedFunction
 
 REGISTER = 16
 """Float32 numbers in the widest vector register, AVX-512's."""
@@ -31,6 +31,8 @@ milliseconds. Signals are heard then."""
 
 
 _MAKE_UPDATES, _LIST_LIT = CachedFunction(make_updates), CachedFunction(list_lit)
+Lists = tuple[Array, Array, Array]
+"""Where N examples' inputs of layer 1 begin and end (2, N), these inputs, and their values."""
 State = dict[Tensor, dict[str, Tensor]]
 """What the optimizer keeps for each parameter, as `torch.optim.Optimizer.state` has it."""
 
@@ -54,18 +56,18 @@ class CompiledUpdater(Updater):
     ) -> None:
         self.model, self.train = model, train
         self.batch_size, self.deformation, self.seed = batch_size, deformation, seed
-        self.space, self.norms, self.state = _lay_out(model, batch_size, optimizer)
-        plain = optimizer == OptimizerSettings() and not self.norms
-        self.optimizer = None if plain and batch_size <= SMALL_BATCH else optimizer
+        by_example = optimizer == OptimizerSettings() and batch_size <= SMALL_BATCH
+        by_example &= not any(isinstance(module, nn.BatchNorm1d) for module in model)
+        self.optimizer = None if by_example else optimizer
+        self.layers, self.norms, self.flat, self.state = _lay_out(model, batch_size, self.optimizer)
         self.thread = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
         self.steps = [state["step"] for state in self.state.values() if "step" in state]
-        self.batches_per_call = max(1, WORK_PER_CALL // (len(self.space.theta) * batch_size))
+        self.batches_per_call = max(1, WORK_PER_CALL // (self.flat.shape[1] * batch_size))
         # Deformed images are listed call by call, others once, whatever their order.
         pixels = to_images(train.pixels[:0]) if deformation else train.pixels
         self.lists = self._list(pixels, _LIST_LIT.prepare)
-        lists = (np.zeros((2, 0), np.int64), *self.lists[1:])
-        none = lists, np.zeros(0, np.int64), torch.zeros(0, CLASSES).numpy(), np.zeros(0)
-        _MAKE_UPDATES.prepare(self.space, self.norms, self.optimizer, *none, batch_size, 0)
+        lists, no_logits = (np.zeros((2, 0), np.int64), *self.lists[1:]), torch.zeros(0, CLASSES)
+        self._update(_MAKE_UPDATES.prepare, lists, np.zeros(0, np.int64), no_logits, np.zeros(0), 0)
 
     def run_epoch(
         self, epoch: int, order: Tensor, learning_rates: Sequence[float], done: int, logits: Tensor
@@ -82,13 +84,14 @@ class CompiledUpdater(Updater):
             all_lists = self._one_ahead(calls)
         for call, lists in zip(calls, all_lists, strict=True):
             rows = slice(call.start * size, call.stop * size)
-            batches = (lists, labels[rows], logits[rows].numpy(), rates[call], size)
             before = updates + call.start
             # Moments of weights whose gradient stays 0 decay to denormal numbers, which take a CPU
             # a hundred times as long.
             torch.set_flush_denormal(True)
             try:
-                _MAKE_UPDATES.call(self.space, self.norms, self.optimizer, *batches, before)
+                self._update(
+                    _MAKE_UPDATES.call, lists, labels[rows], logits[rows], rates[call], before
+                )
             finally:
                 torch.set_flush_denormal(False)
             for step in self.steps:
@@ -96,6 +99,20 @@ class CompiledUpdater(Updater):
             if self.deformation and call == calls[-1] and epoch < self.deformation.epochs:
                 draw_soon(epoch + 1)  # `draw` keeps it for then
             yield call.stop - 1
+
+    def _update(
+        self,
+        make_updates: Callable[..., Any],
+        lists: Lists,
+        labels: Array,
+        logits: Tensor,
+        rates: Array,
+        before: int,
+    ) -> None:
+        places, inputs, values = lists
+        layers = self.layers[0]._replace(inputs=inputs, values=values), *self.layers[1:]
+        data = places, labels, logits.numpy(), rates, self.batch_size, before
+        make_updates(layers, self.norms, self.flat, self.optimizer, *data)
 
     def _one_ahead(self, calls: Sequence[slice]) -> Iterator[Lists]:
         """The lists of each call in turn. While one is used, a thread makes the next."""
@@ -123,15 +140,15 @@ class CompiledUpdater(Updater):
     def _list(self, pixels: Tensor, list_lit: Callable[..., Any]) -> Lists:
         """See `list_lit`. Of floats, all may be other than 0."""
         lit = pixels.numel() if pixels.is_floating_point() else int(pixels.count_nonzero())
-        lists = empty_lists(len(pixels), lit, self.space.theta.dtype)
+        lists = empty_lists(len(pixels), lit, self.flat.dtype)
         list_lit(pixels.numpy(), 1.0 if pixels.is_floating_point() else 255.0, *lists)
         return lists
 
 
 @torch.no_grad()
 def _lay_out(
-    model: nn.Sequential, size: int, how: OptimizerSettings
-) -> tuple[Workspace, Norms, State]:
+    model: nn.Sequential, size: int, how: OptimizerSettings | None
+) -> tuple[Layers, Norms, Array, State]:
     """The arrays that the loop needs; makes the parameters, and the optimizer's state, views."""
     pairs = [
         (module, after if isinstance(after, nn.BatchNorm1d) else None)
@@ -144,42 +161,31 @@ def _lay_out(
     heights = [1 + n + 2 * bool(norm) for n, (_, norm) in zip(inputs, pairs, strict=False)]
     sizes = [height * width for height, width in zip(heights, widths, strict=True)]
     flat = torch.zeros(4, sum(sizes), dtype=dtype)  # θ, its gradient, two moments
-    running = torch.zeros(6 * sum(widths), dtype=dtype)
-    begins, listed = np.zeros((len(pairs), size), np.int64), 0
-    keys = ["exp_avg", "exp_avg_sq"] if how.adaptive else ["momentum_buffer"] * (how.momentum > 0)
-    state: State = {}
+    adaptive, momentum = how is not None and how.adaptive, how is not None and how.momentum > 0
+    keys = ["exp_avg", "exp_avg_sq"] if adaptive else ["momentum_buffer"] * momentum
+    layers, norms, state = list[Layer](), list[Norm](), State()
     for k, (linear, norm) in enumerate(pairs):
         tables = torch.split(flat, sizes, dim=1)[k].view(4, heights[k], widths[k])
-        tables = tables[:, :, : linear.out_features]
-        views = [tables[:, 0], tables[:, 1 : 1 + linear.in_features].transpose(1, 2)]
+        used = tables[:, :, : linear.out_features]
+        views = [used[:, 0], used[:, 1 : 1 + linear.in_features].transpose(1, 2)]
         parameters = [linear.bias, linear.weight]
+        z, normal = torch.zeros(2, size, widths[k], dtype=dtype).numpy()
         if norm:
-            views += [tables[:, -2], tables[:, -1]]
+            views += [used[:, -2], used[:, -1]]
             parameters += [norm.weight, norm.bias]
-            rows = torch.split(running, [6 * width for width in widths])[k].view(6, -1)
-            mean, variance, *_ = rows[:, : linear.out_features]
+            running = torch.zeros(6, widths[k], dtype=dtype)
+            mean, variance, *_ = running[:, : linear.out_features]
             norm.running_mean = mean.copy_(norm.running_mean)
             norm.running_var = variance.copy_(norm.running_var)
+            norms.append(Norm(normal, running.numpy()))
         for parameter, (theta, _, *moments) in zip(parameters, views, strict=True):
             parameter.data = theta.copy_(parameter)
             state[parameter] = dict(zip(keys, moments, strict=False))
-            if how.adaptive:
+            if adaptive:
                 state[parameter]["step"] = torch.zeros(())
-        if k > 0:
-            begins[k] = listed + np.arange(size) * heights[k]
-            listed += size * heights[k]
-    z, normal = torch.zeros(2, size * sum(widths), dtype=dtype).numpy()
-    space = Workspace(
-        heights=np.array([heights, [size] * len(pairs), [6] * len(pairs)]),
-        widths=np.array(widths),
-        theta=flat[0].numpy(),
-        gradient=flat[1].numpy(),
-        moments=flat[2:].numpy(),
-        z=z,
-        begins=begins,
-        ends=begins.copy(),
-        inputs=np.zeros(listed, np.uint16),
-        values=torch.zeros(listed, dtype=dtype).numpy(),
-    )
-    norms = (normal, running.numpy()) if any(norm for _, norm in pairs) else None
-    return space, norms, state
+        room = inputs[k] if k > 0 else 0  # layer 1's lists come with the images
+        begins = np.arange(size) * room
+        listed = np.zeros(size * room, np.uint16), torch.zeros(size * room, dtype=dtype).numpy()
+        target = tables[0 if how is None else 1].numpy()
+        layers.append(Layer(tables[0].numpy(), target, z, begins, begins.copy(), *listed))
+    return tuple(layers), tuple(norms) or None, flat.numpy(), state

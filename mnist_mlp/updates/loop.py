@@ -14,32 +14,33 @@ import numpy as np
 from mnist_mlp.updates.machine_code import Array, disjoint, inlined, inner
 
 
-class Workspace(NamedTuple):
-    """The arrays of all layers, one layer after the other; B is the largest batch.
+class Layer(NamedTuple):
+    """The arrays of a layer; B is the largest batch.
 
-    The inputs of layer k + 1 that are not 0 in example e, counted from 1, are
-    inputs[begins[k, e]:ends[k, e]], and values has their values. Layer 1's lists are elsewhere.
+    The inputs that are not 0 in example e, counted from 1, are inputs[begins[e]:ends[e]], and
+    values has their values.
     """
 
-    heights: Array  # (3, layers): the rows of a layer's θ, of its z, and of its running numbers
-    widths: Array  # (layers,): a layer's padded outputs
-    theta: Array  # per layer (1 + inputs, outputs): [b; Wᵀ], and with batch norm two rows, γ and β
-    gradient: Array  # like theta: ∂L/∂θ; 0 between updates
-    moments: Array  # (2, θ's length): what the optimizer keeps
-    z: Array  # per layer (B, outputs): W·a + b, and then ∂L/∂z in its place
-    begins: Array  # (layers, B)
-    ends: Array  # (layers, B)
+    theta: Array  # (1 + inputs, outputs): [b; Wᵀ]; with batch norm two rows more, γ and β
+    gradient: Array  # like theta: where ∂L/∂θ is added
+    z: Array  # (B, outputs): W·a + b, and then ∂L/∂z in its place
+    begins: Array  # (B,)
+    ends: Array  # (B,)
     inputs: Array
     values: Array
 
 
-Norms = tuple[Array, Array] | None
-"""With batch norm: like `Workspace.z`, z normalised; and per layer (6, outputs), the running mean,
-the running variance, this batch's deviation and mean, and the gradients of γ and β."""
-Lists = tuple[Array, Array, Array]
-"""Layer 1's lists for N examples: begins and ends (2, N), inputs, values; as in `Workspace`."""
-Layers = tuple[list[Array], list[Array], list[Array]]
-"""By layer: θ, where its gradient is added, and z."""
+class Norm(NamedTuple):
+    """The arrays of a layer's batch normalisation."""
+
+    normal: Array  # (B, outputs): z normalised
+    running: Array  # (6, outputs): the running mean and variance, then of this batch the deviation,
+    # the mean, and the gradients of γ and β
+
+
+Layers = tuple[Layer, ...]
+Norms = tuple[Norm, ...] | None
+"""For each layer but the last; None without batch norm."""
 
 
 class OptimizerSettings(NamedTuple):
@@ -212,64 +213,47 @@ def sgd(
         theta[j] -= step * g
 
 
-@inner
-def layers_of(flat: Array, heights: Array, widths: Array) -> list[Array]:
-    """An array's part of each layer, (height, width)."""
-    parts, start = [], 0
-    for height, width in zip(heights, widths):  # noqa: B905 - Numba knows no `strict`
-        parts.append(flat[start : start + height * width].reshape(height, width))
-        start += height * width
-    return parts
-
-
 @inlined
-def forward_pass(space: Workspace, norms: Norms, lit: Lists, layers: Layers, examples: int) -> None:
+def forward_pass(layers: Layers, norms: Norms, examples: int) -> None:
     """Steps 2 and 3, layer after layer. The last layer's z are the logits."""
-    thetas, _, zs = layers
-    last = len(zs) - 1
-    for k in range(last + 1):
-        theta, z = thetas[k], zs[k]
-        inputs, values = (lit[1], lit[2]) if k == 0 else (space.inputs, space.values)
+    for k in range(len(layers)):
+        layer = layers[k]
+        inputs, values, theta, z = layer.inputs, layer.values, layer.theta, layer.z
         for e in range(examples):
-            weighted_sum(space.begins[k, e], space.ends[k, e], inputs, values, theta, z[e])
-        if k == last:
+            weighted_sum(layer.begins[e], layer.ends[e], inputs, values, theta, z[e])
+        if k == len(layers) - 1:
             break
         if norms is not None:
-            normal = layers_of(norms[0], space.heights[1], space.widths)[k]
-            running = layers_of(norms[1], space.heights[2], space.widths)[k]
-            normalize(z[:examples], normal, theta, running)
+            normalize(z[:examples], norms[k].normal, theta, norms[k].running)
+        after = layers[k + 1]
         for e in range(examples):
-            space.ends[k + 1, e] = relu(z[e], space.begins[k + 1, e], space.inputs, space.values)
+            after.ends[e] = relu(z[e], after.begins[e], after.inputs, after.values)
 
 
 @inlined
-def backward_pass(
-    space: Workspace, norms: Norms, lit: Lists, layers: Layers, examples: int, factor: float
-) -> None:
-    """Step 6, from the last layer's ∂L/∂z: add factor · ∂L/∂θ of each layer to its target."""
-    thetas, targets, zs = layers
-    for k in range(len(zs) - 1, -1, -1):
-        theta, dz = thetas[k], zs[k]
-        inputs, values = (lit[1], lit[2]) if k == 0 else (space.inputs, space.values)
-        before = zs[max(k - 1, 0)]
+def backward_pass(layers: Layers, norms: Norms, examples: int, factor: float) -> None:
+    """Step 6, from the last layer's ∂L/∂z: add factor · ∂L/∂θ of each layer to its gradient."""
+    for k in range(len(layers) - 1, -1, -1):
+        layer, before = layers[k], layers[max(k - 1, 0)]
+        inputs, values, dz = layer.inputs, layer.values, layer.z
         if k > 0:
             for e in range(examples):
-                backward(space.begins[k, e], space.ends[k, e], inputs, theta, dz[e], before[e])
+                begin, end = layer.begins[e], layer.ends[e]
+                backward(begin, end, inputs, layer.theta, dz[e], before.z[e])
         for e in range(examples):
-            begin, end = space.begins[k, e], space.ends[k, e]
-            add_gradient(begin, end, inputs, values, factor, dz[e], targets[k])
+            begin, end = layer.begins[e], layer.ends[e]
+            add_gradient(begin, end, inputs, values, factor, dz[e], layer.gradient)
         if norms is not None and k > 0:
-            normal = layers_of(norms[0], space.heights[1], space.widths)[k - 1]
-            running = layers_of(norms[1], space.heights[2], space.widths)[k - 1]
-            theta, dz = thetas[k - 1], before[:examples]
-            normalize_backward(dz, normal, theta, running, factor, targets[k - 1])
+            norm, dz = norms[k - 1], before.z[:examples]
+            normalize_backward(dz, norm.normal, before.theta, norm.running, factor, before.gradient)
 
 
 def make_updates(
-    space: Workspace,
+    layers: Layers,
     norms: Norms,
+    flat: Array,
     how: OptimizerSettings | None,
-    lit: Lists,
+    lists: Array,
     labels: Array,
     logits: Array,
     learning_rates: Array,
@@ -278,29 +262,24 @@ def make_updates(
 ) -> None:
     """Step 8 on N examples: for each batch: forward pass, loss, backward pass, update.
 
-    Without an optimizer (`how`) each example's gradient of plain gradient descent is added to the
-    weights, which is for small batches: each addition rounds. With `norms` there is an optimizer:
-    `normalize_backward` needs the gradients apart from the weights. The labels are (N,), the logits
-    (N, C), and are written. Each batch has a learning rate and `size` examples; the last one may
-    have fewer. `t` updates were made before these.
+    `flat` (4, parameters) has all layers' θ, their gradients, which are 0 between updates, and two
+    moments, which the optimizer keeps. Without an optimizer (`how`) each example's gradient of
+    plain gradient descent is added to the weights, which is for small batches: each addition
+    rounds. There `Layer.gradient` is θ itself. `lists` (2, N) has where each example's inputs of
+    layer 1 begin and end. The labels are (N,), the logits (N, C), and are written. Each batch has a
+    learning rate and `size` examples; the last one may have fewer. `t` updates were made before.
     """
-    real = space.theta.dtype.type
-    flat = space.theta if how is None else space.gradient
-    thetas = layers_of(space.theta, space.heights[0], space.widths)
-    targets = layers_of(flat, space.heights[0], space.widths)
-    zs = layers_of(space.z, space.heights[1], space.widths)
-    layers = thetas, targets, zs
+    real = flat.dtype.type
     for batch in range(len(learning_rates)):
         start, rate = batch * size, learning_rates[batch]
         examples = min(size, len(labels) - start)
         for e in range(examples):
-            space.begins[0, e], space.ends[0, e] = lit[0][0, start + e], lit[0][1, start + e]
-        forward_pass(space, norms, lit, layers, examples)
+            layers[0].begins[e], layers[0].ends[e] = lists[0, start + e], lists[1, start + e]
+        forward_pass(layers, norms, examples)
         for e in range(examples):
-            loss_gradient(zs[-1][e], logits[start + e], labels[start + e], examples)
-        backward_pass(space, norms, lit, layers, examples, real(-rate if how is None else 1))
-        first, second = space.moments[0], space.moments[1]
+            loss_gradient(layers[-1].z[e], logits[start + e], labels[start + e], examples)
+        backward_pass(layers, norms, examples, real(-rate if how is None else 1))
         if how is not None and how.adaptive:
-            adam(space.theta, space.gradient, first, second, how, rate, t + batch + 1)
+            adam(flat[0], flat[1], flat[2], flat[3], how, rate, t + batch + 1)
         elif how is not None:
-            sgd(space.theta, space.gradient, first, how, rate)
+            sgd(flat[0], flat[1], flat[2], how, rate)
