@@ -140,7 +140,7 @@ def _after_updates(call: Callable[[torch.Tensor], None]) -> None:
 
     def watched_loop(updater: CompiledUpdater, *arguments: Any) -> Iterator[int]:
         for batch in run_epoch(updater, *arguments):
-            call(torch.from_numpy(updater.space.theta))
+            call(torch.from_numpy(updater.flat[0]))
             yield batch
 
     CompiledUpdater.run_epoch = watched_loop  # type: ignore[assignment, method-assign]

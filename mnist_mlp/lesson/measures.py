@@ -67,11 +67,11 @@ def compare_compiled_updates(data: Dataset) -> float | None:
     """
     try:
         from mnist_mlp.updates.compiled import CompiledUpdater
-        from mnist_mlp.updates.loop import OptimizerSettings
+        from mnist_mlp.updates.loop import Sgd
     except Exception:
         return None
     compiled, usual = build_mlp(seed=0), build_mlp(seed=0)
-    updater = CompiledUpdater(compiled, OptimizerSettings(), data.train, 3)
+    updater = CompiledUpdater(compiled, Sgd(), data.train, 3)
     list(train(updater, data, epochs=2, learning_rates=repeat(0.01)))
     sgd = build_optimizer(usual.parameters(), "sgd", learning_rate=0.01)
     list(fit(usual, data, sgd, epochs=2, batch_size=3))

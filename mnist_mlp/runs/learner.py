@@ -137,14 +137,11 @@ def updater_kind(config: Config, device: str) -> UpdaterKind:
 
 def _compiled_updater(config: Config, model: nn.Sequential, data: Dataset) -> Made:
     from mnist_mlp.updates.compiled import CompiledUpdater
-    from mnist_mlp.updates.loop import OptimizerSettings
+    from mnist_mlp.updates.loop import Adam, Sgd
 
     how = config.optimizer
-    settings = OptimizerSettings(
-        adaptive=how.name != "sgd",
-        decoupled=how.name == "adamw",
-        **how.model_dump(include={"momentum", "nesterov", "weight_decay"}),
-    )
+    sgd = Sgd(how.momentum, how.nesterov, how.weight_decay)
+    settings = sgd if how.name == "sgd" else Adam(how.name == "adamw", how.weight_decay)
     size, deformation, seed = config.train.batch_size, _deformation(config), config.seed
     updater = CompiledUpdater(model, settings, data.train, size, deformation=deformation, seed=seed)
     return updater, updater.state, "compiled"

@@ -15,7 +15,7 @@ from mnist_mlp.steps.data import Split, to_images
 from mnist_mlp.steps.train import Updater
 from mnist_mlp.updates.deformation import Deformation, deform, draw
 from mnist_mlp.updates.lit import empty_lists, list_lit
-from mnist_mlp.updates.loop import Layer, Layers, Norm, Norms, OptimizerSettings, make_updates
+from mnist_mlp.updates.loop import Adam, Layer, Layers, Norm, Norms, Sgd, make_updates
 from mnist_mlp.updates.machine_code import Array, CachedFunction
 
 REGISTER = 16
@@ -47,7 +47,7 @@ class CompiledUpdater(Updater):
     def __init__(
         self,
         model: nn.Sequential,
-        optimizer: OptimizerSettings,
+        optimizer: Sgd | Adam,
         train: Split,
         batch_size: int,
         *,
@@ -56,7 +56,7 @@ class CompiledUpdater(Updater):
     ) -> None:
         self.model, self.train = model, train
         self.batch_size, self.deformation, self.seed = batch_size, deformation, seed
-        by_example = optimizer == OptimizerSettings() and batch_size <= SMALL_BATCH
+        by_example = optimizer == Sgd() and batch_size <= SMALL_BATCH
         by_example &= not any(isinstance(module, nn.BatchNorm1d) for module in model)
         self.optimizer = None if by_example else optimizer
         self.layers, self.norms, self.flat, self.state = _lay_out(model, batch_size, self.optimizer)
@@ -111,8 +111,10 @@ class CompiledUpdater(Updater):
     ) -> None:
         places, inputs, values = lists
         layers = self.layers[0]._replace(inputs=inputs, values=values), *self.layers[1:]
+        how = self.optimizer
+        settings = how if isinstance(how, Sgd) else None, how if isinstance(how, Adam) else None
         data = places, labels, logits.numpy(), rates, self.batch_size, before
-        make_updates(layers, self.norms, self.flat, self.optimizer, *data)
+        make_updates(layers, self.norms, self.flat, *settings, *data)
 
     def _one_ahead(self, calls: Sequence[slice]) -> Iterator[Lists]:
         """The lists of each call in turn. While one is used, a thread makes the next."""
@@ -147,7 +149,7 @@ class CompiledUpdater(Updater):
 
 @torch.no_grad()
 def _lay_out(
-    model: nn.Sequential, size: int, how: OptimizerSettings | None
+    model: nn.Sequential, size: int, how: Sgd | Adam | None
 ) -> tuple[Layers, Norms, Array, State]:
     """The arrays that the loop needs; makes the parameters, and the optimizer's state, views."""
     pairs = [
@@ -161,8 +163,8 @@ def _lay_out(
     heights = [1 + n + 2 * bool(norm) for n, (_, norm) in zip(inputs, pairs, strict=False)]
     sizes = [height * width for height, width in zip(heights, widths, strict=True)]
     flat = torch.zeros(4, sum(sizes), dtype=dtype)  # θ, its gradient, two moments
-    adaptive, momentum = how is not None and how.adaptive, how is not None and how.momentum > 0
-    keys = ["exp_avg", "exp_avg_sq"] if adaptive else ["momentum_buffer"] * momentum
+    keys = ["momentum_buffer"] if isinstance(how, Sgd) and how.momentum else []
+    keys = ["exp_avg", "exp_avg_sq"] if isinstance(how, Adam) else keys
     layers, norms, state = list[Layer](), list[Norm](), State()
     for k, (linear, norm) in enumerate(pairs):
         tables = torch.split(flat, sizes, dim=1)[k].view(4, heights[k], widths[k])
@@ -181,7 +183,7 @@ def _lay_out(
         for parameter, (theta, _, *moments) in zip(parameters, views, strict=True):
             parameter.data = theta.copy_(parameter)
             state[parameter] = dict(zip(keys, moments, strict=False))
-            if adaptive:
+            if isinstance(how, Adam):
                 state[parameter]["step"] = torch.zeros(())
         room = inputs[k] if k > 0 else 0  # layer 1's lists come with the images
         begins = np.arange(size) * room

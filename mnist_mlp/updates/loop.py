@@ -43,13 +43,18 @@ Norms = tuple[Norm, ...] | None
 """For each layer but the last; None without batch norm."""
 
 
-class OptimizerSettings(NamedTuple):
+class Sgd(NamedTuple):
     """Step 7's settings, as `build_optimizer` takes them; by default plain gradient descent."""
 
-    adaptive: bool = False  # adam or adamw
-    decoupled: bool = False  # adamw
     momentum: float = 0.0
     nesterov: bool = False
+    weight_decay: float = 0.0
+
+
+class Adam(NamedTuple):
+    """The settings of Adam, or of AdamW, whose weight decay is decoupled."""
+
+    decoupled: bool = False
     weight_decay: float = 0.0
 
 
@@ -91,7 +96,8 @@ def loss_gradient(z: Array, logits: Array, label: int, examples: int) -> None:
     classes, largest = len(logits), z[0]
     for c in range(classes):
         logits[c] = z[c]
-        largest = max(largest, z[c])
+        if z[c] > largest:
+            largest = z[c]
     total = z.dtype.type(0)
     for c in range(classes):
         z[c] = np.exp(z[c] - largest)
@@ -133,7 +139,8 @@ def normalize(z: Array, normal: Array, theta: Array, running: Array) -> None:
     """Batch normalisation: z becomes γ · (z − mean) / deviation + β, over the batch."""
     examples, real = z.shape[0], z.dtype.type
     gamma, beta, deviation, mean = theta[-2], theta[-1], running[2], running[3]
-    mean[:], deviation[:] = 0, 0
+    for j in range(len(mean)):
+        mean[j] = deviation[j] = 0
     for e in range(examples):
         for j in range(len(mean)):
             mean[j] += z[e, j] / real(examples)
@@ -159,7 +166,8 @@ def normalize_backward(
     """∂L/∂z before normalisation, in place of that after it; γ's and β's gradients to target."""
     examples, real, gamma = dz.shape[0], dz.dtype.type, theta[-2]
     deviation, d_gamma, d_beta = running[2], running[4], running[5]
-    d_gamma[:], d_beta[:] = 0, 0
+    for j in range(len(gamma)):
+        d_gamma[j] = d_beta[j] = 0
     for e in range(examples):
         for j in range(len(gamma)):
             d_gamma[j] += dz[e, j] * normal[e, j]
@@ -179,7 +187,7 @@ def adam(
     gradient: Array,
     mean: Array,
     square: Array,
-    how: OptimizerSettings,
+    how: Adam,
     rate: float,
     t: int,
 ) -> None:
@@ -187,7 +195,7 @@ def adam(
     real = theta.dtype.type
     l2 = real(0 if how.decoupled else how.weight_decay)
     keep = real(1 - rate * how.weight_decay if how.decoupled else 1)
-    step, unbias = real(rate / (1 - 0.9**t)), real(1 / np.sqrt(1 - 0.999**t))
+    step, unbias = real(rate / (1 - 0.9 ** float(t))), real(1 / np.sqrt(1 - 0.999 ** float(t)))
     to_mean, to_square, epsilon = real(1 - 0.9), real(1 - 0.999), real(1e-8)
     for j in range(len(theta)):
         g = gradient[j] + l2 * theta[j]
@@ -198,9 +206,7 @@ def adam(
 
 
 @disjoint
-def sgd(
-    theta: Array, gradient: Array, velocity: Array, how: OptimizerSettings, rate: float
-) -> None:
+def sgd(theta: Array, gradient: Array, velocity: Array, how: Sgd, rate: float) -> None:
     """`torch.optim.SGD`: W ← W − learning_rate · velocity. The gradient becomes 0."""
     real = theta.dtype.type
     decay, momentum, step = real(how.weight_decay), real(how.momentum), real(rate)
@@ -234,7 +240,7 @@ def forward_pass(layers: Layers, norms: Norms, examples: int) -> None:
 def backward_pass(layers: Layers, norms: Norms, examples: int, factor: float) -> None:
     """Step 6, from the last layer's ∂L/∂z: add factor · ∂L/∂θ of each layer to its gradient."""
     for k in range(len(layers) - 1, -1, -1):
-        layer, before = layers[k], layers[max(k - 1, 0)]
+        layer, before = layers[k], layers[k - 1]
         inputs, values, dz = layer.inputs, layer.values, layer.z
         if k > 0:
             for e in range(examples):
@@ -252,7 +258,8 @@ def make_updates(
     layers: Layers,
     norms: Norms,
     flat: Array,
-    how: OptimizerSettings | None,
+    sgd_settings: Sgd | None,
+    adam_settings: Adam | None,
     lists: Array,
     labels: Array,
     logits: Array,
@@ -263,7 +270,7 @@ def make_updates(
     """Step 8 on N examples: for each batch: forward pass, loss, backward pass, update.
 
     `flat` (4, parameters) has all layers' θ, their gradients, which are 0 between updates, and two
-    moments, which the optimizer keeps. Without an optimizer (`how`) each example's gradient of
+    moments, which the optimizer keeps. Without settings each example's gradient of
     plain gradient descent is added to the weights, which is for small batches: each addition
     rounds. There `Layer.gradient` is θ itself. `lists` (2, N) has where each example's inputs of
     layer 1 begin and end. The labels are (N,), the logits (N, C), and are written. Each batch has a
@@ -278,8 +285,9 @@ def make_updates(
         forward_pass(layers, norms, examples)
         for e in range(examples):
             loss_gradient(layers[-1].z[e], logits[start + e], labels[start + e], examples)
-        backward_pass(layers, norms, examples, real(-rate if how is None else 1))
-        if how is not None and how.adaptive:
-            adam(flat[0], flat[1], flat[2], flat[3], how, rate, t + batch + 1)
-        elif how is not None:
-            sgd(flat[0], flat[1], flat[2], how, rate)
+        factor = real(-rate if sgd_settings is None and adam_settings is None else 1)
+        backward_pass(layers, norms, examples, factor)
+        if adam_settings is not None:
+            adam(flat[0], flat[1], flat[2], flat[3], adam_settings, rate, t + batch + 1)
+        elif sgd_settings is not None:
+            sgd(flat[0], flat[1], flat[2], sgd_settings, rate)

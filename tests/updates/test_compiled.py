@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from itertools import repeat
+from itertools import pairwise, repeat
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from mnist_mlp.updates import compiled as compiled_module
 from mnist_mlp.updates.compiled import CompiledUpdater
 from mnist_mlp.updates.deformation import Deformation, DeformingUpdater, draw, interpolation
 from mnist_mlp.updates.graphed import GraphedUpdater
-from mnist_mlp.updates.loop import OptimizerSettings
+from mnist_mlp.updates.loop import Adam, Sgd
 from mnist_mlp.updates.machine_code import CachedFunction
 from tests.conftest import REPOSITORY
 
@@ -53,13 +53,9 @@ def exact(digits: Dataset) -> Dataset:
 def compiled(
     model: nn.Sequential, train: Split, batch_size: int, how: dict[str, Any], **options: Any
 ) -> CompiledUpdater:
-    optimizer = OptimizerSettings(
-        adaptive=how["name"] != "sgd",
-        decoupled=how["name"] == "adamw",
-        momentum=how.get("momentum", 0.0),
-        nesterov=how.get("nesterov", False),
-        weight_decay=how.get("weight_decay", 0.0),
-    )
+    settings = {key: value for key, value in how.items() if key != "name"}
+    adam = Adam(how["name"] == "adamw", settings.get("weight_decay", 0.0))
+    optimizer = Sgd(**settings) if how["name"] == "sgd" else adam
     return CompiledUpdater(model, optimizer, train, batch_size, **options)
 
 
@@ -266,8 +262,8 @@ def test_the_update_at_which_training_diverges_is_the_one_of_steps(
     for make in (compiled, usual):
         updater = make(build_mlp(sizes, seed=0), digits.train, 10, how)
         if isinstance(updater, CompiledUpdater):
-            height, width = updater.space.heights[0, 1:], updater.space.widths[:-1]
-            assert (height == 1 + width).all()
+            for layer, following in pairwise(updater.layers):
+                assert len(following.inputs) == layer.z.size == len(following.values)
         with pytest.raises(DivergedError) as diverged:
             list(train(updater, digits, epochs=3, learning_rates=repeat(1e30)))
         messages.append(str(diverged.value))
@@ -330,10 +326,10 @@ from mnist_mlp.steps.data import Split
 from mnist_mlp.steps.model import build_mlp
 from mnist_mlp.updates import compiled
 from mnist_mlp.updates.deformation import Deformation
-from mnist_mlp.updates.loop import OptimizerSettings
+from mnist_mlp.updates.loop import Sgd
 data = Split(torch.full((9, 784), 9, dtype=torch.uint8), torch.zeros(9, dtype=torch.int64))
 deformed = {"deformation": Deformation(rotation=9, elastic=0.5)}
-updater = compiled.CompiledUpdater(build_mlp(seed=0), OptimizerSettings(), data, 3, **deformed)
+updater = compiled.CompiledUpdater(build_mlp(seed=0), Sgd(), data, 3, **deformed)
 list(updater.run_epoch(1, torch.arange(9), [0.1] * 3, 0, torch.zeros(9, 10)))
 functions = compiled._MAKE_UPDATES, compiled._LIST_LIT
 hits = min(sum(function.call.stats.cache_hits.values()) for function in functions)
