@@ -49,8 +49,8 @@ def test_the_wheel_carries_the_configs_and_works_away_from_the_repository(tmp_pa
         "lesson/claims.yaml",
         "words.yaml",
         "export/explorer/main.js",
-        "views/page.html",
-        "views/link.html",
+        "views/templates/page.html",
+        "views/templates/trace.txt",
     )
     for name in ("py.typed", "__init__.pyi", "views/figures.mplstyle", *data):
         assert Path("away/mnist_mlp", name).exists()

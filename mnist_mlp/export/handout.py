@@ -5,7 +5,6 @@ computes. The same run gives the same files.
 """
 
 import copy
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,8 @@ from mnist_mlp.runs.checkpoint import Checkpoint
 from mnist_mlp.runs.environment import load_run_dataset
 from mnist_mlp.steps.data import Dataset, Split, to_images
 from mnist_mlp.steps.model import count_parameters
-from mnist_mlp.views.report import draw_report, fill_template, write_page
+from mnist_mlp.views.pages import write_page
+from mnist_mlp.views.report import draw_report
 
 
 def write_handout(checkpoint: Checkpoint, folder: Path, data: Dataset | None = None) -> Path:
@@ -41,17 +41,10 @@ def write_handout(checkpoint: Checkpoint, folder: Path, data: Dataset | None = N
     data = data or load_run_dataset(checkpoint.config)
     draw_report(checkpoint, data, folder)
     export_html(checkpoint, data, folder / "explorer.html")
-    exercises = make_exercises(checkpoint, data)
-    name = escape(checkpoint.run_name)
-    links = fill_template("handout", links=_items("link", exercises))
-    pages = {
-        "exercises": (f"Exercises on {name}", f"<ol>{_items('exercise', exercises)}</ol>"),
-        "answers": (f"Answers about {name}", f"<ol>{_items('answer', exercises)}</ol>"),
-        "index": (f"A network that reads digits: {name}", links),
-    }
-    for page, texts in pages.items():
-        write_page(folder / f"{page}.html", *texts)
-    return folder / "index.html"
+    parts = {"run": checkpoint.run_name, "exercises": make_exercises(checkpoint, data)}
+    for page, answered in {"exercises": False, "answers": True}.items():
+        write_page(folder / f"{page}.html", "exercises.html", answered=answered, **parts)
+    return write_page(folder / "index.html", "handout.html", **parts)
 
 
 def make_exercises(checkpoint: Checkpoint, data: Dataset) -> list[dict[str, str]]:
@@ -149,11 +142,3 @@ def _numbers(model: nn.Sequential, trace: Trace) -> dict[str, Any]:
         "slope": slope,
         "new_weight": weight - trace.learning_rate * slope,
     }
-
-
-def _items(template: str, exercises: list[dict[str, str]]) -> str:
-    """A template, filled in for each exercise."""
-    return "".join(
-        fill_template(template, number=number, **{part: escape(text) for part, text in one.items()})
-        for number, one in enumerate(exercises, start=1)
-    )

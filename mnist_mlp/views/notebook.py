@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from mnist_mlp.runs.listing import Runs
 from mnist_mlp.runs.training import RunResult, run_events
 from mnist_mlp.steps.evaluate import Evaluation
 from mnist_mlp.views import figures, tables, terminal
+from mnist_mlp.views.pages import fill_template
 from mnist_mlp.views.plots import Picture
-from mnist_mlp.views.report import describe_claims, html_table
 
 
 def train_model(
@@ -50,18 +51,18 @@ def to_html(shown: object) -> str:
     match shown:
         case Evaluation():
             parts = tables.describe_evaluation(shown)
-            return "".join(f"<p>{escape(line)}</p>{html_table(rows)}" for line, rows in parts)
+            return "".join(f"<p>{escape(line)}</p>{_table(*rows)}" for line, rows in parts)
         case Claims():
-            return html_table(describe_claims(shown))
+            return fill_template("claims.html", claims=shown)
         case Runs():
             if not shown:
                 return f"<p>{tables.NO_RUNS}</p>"
-            return html_table(tables.describe_runs(shown))
+            return _table(*tables.describe_runs(shown))
         case RunResult():
-            return html_table([("", "value"), *shown.to_json().items()])
+            return _table(("", "value"), *shown.to_json().items())
         case Prediction():
             bars = ((k, f"{p:.2%}", terminal.bar(p)) for k, p in enumerate(shown.probabilities))
-            return _pixels(shown.pixels) + html_table([("digit", "probability", ""), *bars])
+            return _pixels(shown.pixels) + _table(("digit", "probability", ""), *bars)
         case Trace():
             text = io.StringIO()
             terminal.show_trace(terminal.Output(file=text, width=100, force_jupyter=False), shown)
@@ -72,6 +73,11 @@ def to_html(shown: object) -> str:
             return _img(figures.render(shown.figure, "png"), alt, 'width="700"')
         case _:
             raise TypeError(f"no HTML for {type(shown).__name__}")
+
+
+def _table(*rows: Sequence[object]) -> str:
+    """An HTML table; the first row has the columns' headings."""
+    return fill_template("table.html", rows=rows)
 
 
 def _pixels(pixels: Pixels) -> str:

@@ -195,60 +195,29 @@ def show_prediction(
     if whole:
         if prediction.left_out:
             console.print(f"left out: {', '.join(prediction.left_out)}")
-        _show_pixels(console, (prediction.pixels / 255).tolist())
+        console.print(_pixels((prediction.pixels / 255).tolist()))
         for digit, p in enumerate(prediction.probabilities):
             console.print(f"{digit}  {p:7.2%}  {bar(p)}".rstrip())
 
 
 def show_trace(console: Console, trace: "Trace") -> None:
-    """Print the eight steps: of each array a few values and its size."""
-    console.print("\nStep 1: the image as a vector x of 784 numbers")
-    _show_pixels(console, trace.input.view(28, 28).tolist())
-    lit = int((trace.input > 0).sum())
-    console.print(f"x = {_values(trace.input)}  {lit} of 784 are not 0")
+    """Print the eight steps, as trace.txt has them: of each array a few values and its size."""
+    from mnist_mlp.views.pages import fill_template
 
-    console.print("\nStep 2-3: z = W·a + b, a = activation(z), layer after layer")
-    for layer in trace.layers:
-        console.print(f"{layer.name}  z ({len(layer.z)}) = {_values(layer.z)}")
-        if layer is not trace.layers[-1]:
-            indent = " " * len(layer.name)
-            active = int((layer.a > 0).sum())
-            console.print(f"{indent}  a ({len(layer.a)}) = {_values(layer.a)}")
-            console.print(f"{indent}  {active} of {len(layer.a)} neurons fired")
-
-    console.print("\nStep 4: p = softmax(logits)")
-    for digit, (logit, p) in enumerate(zip(trace.logits, trace.probabilities, strict=True)):
-        true = "  <- the true label" if digit == trace.label else ""
-        console.print(f"{digit}  logit {logit:8.4f}  p {p:.4f}  {bar(float(p))}{true}")
-
-    console.print(f"\nStep 5: loss = −log p[{trace.label}]")
-    console.print(f"−log {trace.probabilities[trace.label]:.6f} = {trace.loss:.6f}")
-
-    console.print("\nStep 6: the chain rule, from the loss back to W₁")
-    for factor in trace.factors:
-        console.print(f"{factor.name:12} {_shape(factor.value)} {factor.meaning}")
-        console.print(f"{'':12} norm {factor.value.norm():.4g}, {_values(factor.value)}")
-    for name, gradient in trace.gradients.items():
-        console.print(f"∂L/∂({name})  {_shape(gradient)}  norm {gradient.norm():.4g}")
-
-    console.print(f"\nStep 7: W ← W − {trace.learning_rate:g} × ∂L/∂W, b likewise")
     squared = sum(float(gradient.square().sum()) for gradient in trace.gradients.values())
     fall = trace.learning_rate * squared
-    console.print(f"to first order the loss falls by learning_rate × ‖gradient‖² = {fall:.4g}")
-
-    console.print("\nStep 8: once more, after the update")
-    console.print(f"loss {trace.loss:.6f} before, {trace.loss_after:.6f} after")
+    form = {"bar": bar, "pixels": _pixels, "shape": _shape, "values": _values}
+    console.print(fill_template("trace.txt", trace=trace, fall=fall, **form))
 
 
-def _show_pixels(console: Console, image: list[list[float]]) -> None:
-    """Print an image with pixels in [0, 1] as blocks, two characters per pixel."""
-    for row in image:
-        console.print("".join(2 * SHADES[round(4 * pixel)] for pixel in row).rstrip())
+def _pixels(image: list[list[float]]) -> str:
+    """An image with pixels in [0, 1] as blocks, two characters per pixel."""
+    return "\n".join("".join(2 * SHADES[round(4 * x)] for x in row).rstrip() for row in image)
 
 
-def bar(p: float) -> str:
+def bar(p: "float | Tensor") -> str:
     """A probability as a bar."""
-    return "█" * round(30 * p)
+    return "█" * round(30 * float(p))
 
 
 def _shape(tensor: "Tensor") -> str:

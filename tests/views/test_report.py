@@ -92,7 +92,7 @@ def test_what_a_run_is_called_is_only_text(page: Path) -> None:
     html = page.read_text()
     assert "<img src=x" not in html
     assert "</pre><script>" not in html
-    assert "<h1>&lt;img src=x onerror=alert(1)&gt;&amp;&quot;&#x27;</h1>" in html
+    assert "<h1>&lt;img src=x onerror=alert(1)&gt;&amp;&#34;&#39;</h1>" in html
     assert HOSTILE_ROOT[:9] not in Page(html).text  # a folder of this machine
 
 
