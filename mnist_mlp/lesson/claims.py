@@ -9,6 +9,7 @@ later step, so the first row that is not ok shows which step is broken.
 import copy
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
@@ -47,11 +48,11 @@ def check_lesson(data: Dataset | None = None) -> Claims:
                 claims[claim.id] = claim
         except Exception as error:  # a broken part must be in the table, not the end of it
             errors[number] = f"{type(error).__name__}: {error}"
-    fails = {"verdict": "differs", "note": "it fails"}
-    return Claims(
-        claims.get(id_) or fill(id_, errors.get(row["step"] or 9, "nothing"), False, **fails)
-        for id_, row in ROWS.items()
-    )
+    failed = {"verdict": "differs", "note": "it fails"}
+    for id_, row in ROWS.items():
+        said = errors.get(row["step"] or 9, "nothing")
+        claims[id_] = claims.get(id_) or fill(id_, False, "failed", computed=said, **failed)
+    return Claims(claims[id_] for id_ in ROWS)
 
 
 def lesson_data(root: str | None = None) -> Dataset:
@@ -62,15 +63,13 @@ def lesson_data(root: str | None = None) -> Dataset:
 
 def _input(data: Dataset) -> Iterator[Claim]:
     pixels = data.train.pixels
-    yield fill("pixels", f"{pixels.shape[1]}", pixels.shape[1] == 28 * 28)
+    yield fill("pixels", pixels.shape[1] == 28 * 28, computed=pixels.shape[1])
 
     low, high = measures.intensity_range(pixels)
     _, corner = measures.intensity_range(pixels[:, :1])
-    computed = (
-        f"{low:g} to {high:g} in {pixels.numel():,} pixels of {data.name}; "
-        f"a black corner is {corner:g}"
-    )
-    yield fill("pixel-range", computed, (low, high, corner) == (0, 1, 0), verdict="rule")
+    found = {"low": low, "high": high, "corner": corner, "pixels": pixels.numel()}
+    ok = (low, high, corner) == (0, 1, 0)
+    yield fill("pixel-range", ok, **found, data=data.name, verdict="rule")
 
 
 def _layer(data: Dataset) -> Iterator[Claim]:
@@ -81,12 +80,12 @@ def _layer(data: Dataset) -> Iterator[Claim]:
     z = layer(x.unsqueeze(0))[0].detach()
     apart = (z - ((W * x).sum(dim=1) + b)).abs().max().item()
     shapes = f"W {W.shape[0]} × {W.shape[1]}, x {len(x)}, b {len(b)}, z {len(z)}"
-    computed = f"{shapes}; largest difference from the sum written out {apart:.1e}"
-    yield fill("layer", computed, shapes == ROWS["layer"]["lesson"] and apart <= 1e-12)
+    ok = shapes == ROWS["layer"]["lesson"] and apart <= 1e-12
+    yield fill("layer", ok, shapes=shapes, apart=apart)
 
     z = torch.tensor([-0.5, 1.2, -0.1, 0.8, -2.0, 0.3])
     after = " ".join(f"{a:.1f}" for a in model.get_submodule("relu1")(z).tolist())
-    yield fill("relu", after, after == ROWS["relu"]["lesson"])
+    yield fill("relu", after == ROWS["relu"]["lesson"], computed=after)
 
     yield judge_collapse(model, data.train.images[:100].double(), apart=1e-12, active=0.01)
 
@@ -108,14 +107,10 @@ def judge_collapse(
     for layer in others:
         W, b = layer.weight @ W, layer(b)
     merged = images @ W.T + b
-    linear, with_activations = (
+    linear, full = (
         measures.relative_difference(network(images), merged) for network in (stack, model)
     )
-    computed = (
-        f"without activations, stack and merged layer differ by {linear:.1e} of the largest logit; "
-        f"with them, by {with_activations:.2g}"
-    )
-    return fill("collapse", computed, linear <= apart and with_activations >= active)
+    return fill("collapse", linear <= apart and full >= active, linear=linear, full=full)
 
 
 def _stack(data: Dataset) -> Iterator[Claim]:
@@ -123,28 +118,24 @@ def _stack(data: Dataset) -> Iterator[Claim]:
     layers = count_parameters(model)
     for layer in layers:
         id_ = f"{layer.name}-count"
-        yield fill(id_, str(layer), str(layer) == ROWS[id_]["lesson"])
+        yield fill(id_, str(layer) == ROWS[id_]["lesson"], computed=layer)
 
     total = sum(layer.parameters for layer in layers)
     weights, biases = sum(layer.weights for layer in layers), sum(layer.biases for layer in layers)
-    computed = f"{total:,} ({weights:,} weights + {biases:,} biases)"
-    yield fill("total", computed, computed == "109,386 (109,184 weights + 202 biases)")
+    ok = (total, weights, biases) == (109_386, 109_184, 202)
+    yield fill("total", ok, total=total, weights=weights, biases=biases)
 
     tiles = model.get_parameter("layer1.weight").view(-1, 28, 28)
-    computed = f"{len(tiles)} tiles of 28 × 28 weights to look at"
-    yield fill("features", computed, len(tiles) == 128)
+    yield fill("features", len(tiles) == 128, tiles=len(tiles))
 
     blank = int((data.train.pixels.amax(dim=0) == 0).sum())
     never, unchanged, updates = measures.never_learned(data)
     in_blank = blank * 128
-    computed = (
-        f"{LESSON_PARAMETERS - never:,}: {never:,} weights had a gradient of exactly 0 at each of "
-        f"{updates:,} updates, {in_blank:,} of them ({blank} pixels × 128) at pixels that are 0 "
-        f"in all {len(data.train.labels):,} images of {data.name}"
-    )
+    found = {"learned": LESSON_PARAMETERS - never, "never": never, "in_blank": in_blank}
+    of = {"updates": updates, "blank": blank, "images": len(data.train.labels), "data": data.name}
     known = 67 if data.name == "mnist" else blank  # pixels that are 0 in all its 60,000 images
     ok = blank == known and never >= in_blank == unchanged > 0
-    yield fill("all-learned", computed, ok)
+    yield fill("all-learned", ok, **found, **of)
 
 
 def _probabilities(data: Dataset) -> Iterator[Claim]:
@@ -157,19 +148,18 @@ def _probabilities(data: Dataset) -> Iterator[Claim]:
         and bool(softmax(z * 1e6).isfinite().all())
         and measures.relative_difference(softmax(z), formula) < 1e-6
     )
-    yield fill("logits", "the network ends in logits, and softmax belongs to the loss", ok)
+    yield fill("logits", ok)
 
     batch = softmax(WORKED)  # (2, 10)
     p = batch[1]
     ok = tuple(round(x, 5) for x in p.tolist()) == SOFTMAX
-    yield fill("worked-softmax", " ".join(f"{x:.2f}" for x in p), ok)
+    yield fill("worked-softmax", ok, computed=" ".join(f"{x:.2f}" for x in p))
 
-    computed = f'"{p.argmax()}" with {p.max():.1%}'
-    yield fill("worked-confidence", computed, computed == f'"{LABEL}" with 98.3%')
+    ok = int(p.argmax()) == LABEL and f"{p.max():.1%}" == "98.3%"
+    yield fill("worked-confidence", ok, digit=p.argmax(), confidence=p.max())
 
     printed = sum(map(float, ROWS["worked-softmax"]["lesson"].split()))
-    computed = f"{p.sum():.6f}; the row as the lesson prints it sums to {printed:.2f}"
-    yield fill("sums-to-one", computed, measures.sum_error(batch) < 1e-12)
+    yield fill("sums-to-one", measures.sum_error(batch) < 1e-12, total=p.sum(), printed=printed)
 
 
 def _loss(data: Dataset) -> Iterator[Claim]:
@@ -177,10 +167,11 @@ def _loss(data: Dataset) -> Iterator[Claim]:
         z = torch.tensor([[float(p), 1 - float(p)]], dtype=torch.float64).log()
         loss = cross_entropy(z, torch.tensor([0])).item()
         verdict = "rounds" if f"{loss:.2f}" == ROWS[f"loss-{p}"]["lesson"] else "differs"
-        yield fill(f"loss-{p}", f"{loss:.6f}", f"{loss:.6f}" == expected, verdict=verdict)
+        computed = f"{loss:.6f}"
+        yield fill(f"loss-{p}", computed == expected, computed=computed, verdict=verdict)
 
     computed = f"{cross_entropy(WORKED, torch.tensor([LABEL, LABEL])).item():.4f}"
-    yield fill("worked-loss", computed, computed == "0.0172")
+    yield fill("worked-loss", computed == "0.0172", computed=computed)
 
     untrained = cross_entropy(build_mlp(seed=0)(data.test.images), data.test.labels).item()
     yield judge_untrained(untrained, f"{len(data.test.labels):,} images of {data.name}")
@@ -189,8 +180,7 @@ def _loss(data: Dataset) -> Iterator[Claim]:
 def judge_untrained(loss: float, images: str) -> Claim:
     """Judge the claim `untrained-loss` for an untrained network's mean loss on some images."""
     ln10 = math.log(10)
-    computed = f"{loss:.4f} on {images}; ln 10 = {ln10:.4f}"
-    return fill("untrained-loss", computed, abs(loss - ln10) < 0.1)
+    return fill("untrained-loss", abs(loss - ln10) < 0.1, loss=loss, images=images, ln10=ln10)
 
 
 def _gradients(data: Dataset) -> Iterator[Claim]:
@@ -204,13 +194,9 @@ def _gradients(data: Dataset) -> Iterator[Claim]:
         for name, gradient in by_hand.items()
     ]
     worst, compared, kinks = zip(*tried, strict=True)
-    computed = (
-        f"by hand and autograd: {apart:.1e} of a tensor's largest gradient apart, over "
-        f"{LESSON_PARAMETERS:,} parameters; by hand and finite differences: {max(worst):.1e}, "
-        f"over {sum(compared)} ({sum(kinks)} at a kink of ReLU left out)"
-    )
     ok = apart <= 1e-12 and max(worst) <= 1e-6 and sum(compared) > 200
-    yield fill("chain-rule", computed, ok)
+    counts = {"parameters": LESSON_PARAMETERS, "compared": sum(compared), "kinks": sum(kinks)}
+    yield fill("chain-rule", ok, apart=apart, worst=max(worst), **counts)
 
     a2 = model[:-1](images[:1]).detach().requires_grad_()  # (1, 64)
     z3 = model[-1](a2)[0]  # (10,)
@@ -220,7 +206,7 @@ def _gradients(data: Dataset) -> Iterator[Claim]:
         by_a, by_W = torch.autograd.grad(z, (a2, W3), retain_graph=True)
         right &= torch.equal(by_a[0], W3[k]) and torch.equal(by_W[k], a2[0])
     found = "a₂, W₃, bit for bit" if right else "something else"
-    yield fill("layer3-factors", found, right)
+    yield fill("layer3-factors", right, computed=found)
 
 
 def _update(data: Dataset) -> Iterator[Claim]:
@@ -234,11 +220,8 @@ def _update(data: Dataset) -> Iterator[Claim]:
     rounded_once = (W.double() - torch.tensor(0.1).double() * dW.double()).float()
     fused = updated != rounded_twice
     apart = measures.relative_difference(updated, rounded_twice)
-    computed = (
-        f"the optimizer's {len(W):,} numbers are the formula's; {int(fused.sum()):,} of them are "
-        f"rounded once and not twice: up to {apart:.1e} of the largest number apart"
-    )
-    yield fill("update", computed, torch.equal(updated[fused], rounded_once[fused]))
+    ok = torch.equal(updated[fused], rounded_once[fused])
+    yield fill("update", ok, numbers=len(W), fused=int(fused.sum()), apart=apart)
 
     yield judge_small_step(build_mlp(seed=0).double(), images.double(), labels, within=0.01)
 
@@ -259,15 +242,11 @@ def judge_small_step(
         learning_rate = 0.001 * before / squared if squared else 0.0
         build_optimizer(model.parameters(), "sgd", learning_rate).step()
         after = cross_entropy(model(images), labels).item()
+    parts = {"before": before, "after": after, "rate": learning_rate, "images": len(labels)}
     if before < 1e-9:  # a thousandth of it is close to rounding errors
-        computed = f"the loss of {len(labels)} training images is {before:.1e}: no lower"
-        return fill("small-step", computed, True, verdict="rule")
-    computed = (
-        f"{before:.6g} → {after:.6g}, less by {1 - after / before:.3%}; to first order 0.1% "
-        f"(learning rate {learning_rate:.2g}, {len(labels)} training images)"
-    )
+        return fill("small-step", True, "learned", **parts, verdict="rule")
     ok = after < before and abs((before - after) / (0.001 * before) - 1) < within
-    return fill("small-step", computed, ok)
+    return fill("small-step", ok, **parts, fall=1 - after / before)
 
 
 def _repeat(data: Dataset) -> Iterator[Claim]:
@@ -290,14 +269,7 @@ def _repeat(data: Dataset) -> Iterator[Claim]:
         sgd.step()
 
     apart = measures.compare_compiled_updates(few)
-    compiled = "are not made, since Numba does not work here"
-    if apart is not None:
-        compiled = f"end {apart:.1e} of a tensor's largest number away"
     config = load_config("lesson", environment={})
-    computed = (
-        f"{last.examples_seen} examples in {last.updates} updates over {last.epoch} epochs, each "
-        f"once an epoch, the test set evaluated after each; compiled updates {compiled}"
-    )
     ok = (
         sorted(orders[0]) == sorted(orders[1]) == list(range(20))
         and [row.updates for row in rows] == [0, 20, 40]
@@ -309,11 +281,11 @@ def _repeat(data: Dataset) -> Iterator[Claim]:
         and config.train.batch_size == 1
         and (config.optimizer.name, config.optimizer.momentum) == ("sgd", 0)
     )
-    yield fill("loop", computed, ok)
+    text = "without_numba" if apart is None else "computed"
+    yield fill("loop", ok, text, **asdict(last), apart=apart)
 
     passes, ours = 60_000 * 17, 60_000 * config.train.epochs
-    computed = f"60,000 examples × 17 epochs = {passes:,}; configs/lesson.yaml takes {ours:,}"
-    yield fill("passes", computed, passes >= 1_000_000)
+    yield fill("passes", passes >= 1_000_000, passes=passes, ours=ours)
 
 
 def _gpt3(_: Dataset) -> Iterator[Claim]:
@@ -325,20 +297,15 @@ def _gpt3(_: Dataset) -> Iterator[Claim]:
     embeddings = (vocabulary + context) * width  # the output projection reuses the tokens'
     parameters = layers * layer + embeddings + 2 * width  # and the last layer norm
     for id_ in ("gpt3-parameters", "gpt3-gradients"):
-        yield fill(id_, f"{parameters:,}", parameters == 174_604_259_328)
+        yield fill(id_, parameters == 174_604_259_328, parameters=parameters)
 
     by_weights = layers * 12 * width**2 + vocabulary * width
     in_attention = layers * 2 * context * width  # scores and weighted sum
-    total = by_weights + in_attention
-    computed = (
-        f"{total / 1e9:.0f} billion ({by_weights / 1e9:.1f} in weight matrices + "
-        f"{in_attention / 1e9:.1f} in attention at full context); {2 * total / 1e9:.0f} billion "
-        "with additions"
-    )
     ok = (by_weights, in_attention) == (174_563_733_504, 4_831_838_208)
-    yield fill("gpt3-multiplications", computed, ok)
+    total = by_weights + in_attention
+    parts = {"total": total, "weights": by_weights, "attention": in_attention, "added": 2 * total}
+    yield fill("gpt3-multiplications", ok, **{name: n / 1e9 for name, n in parts.items()})
 
     tokens = 256 + 50_000 + 1
-    computed = f"{tokens:,} (256 bytes + 50,000 merges + 1)"
-    yield fill("gpt3-vocabulary", computed, tokens == vocabulary)
-    yield fill("gpt3-tokens", "300 billion (Brown et al. 2020)", True)
+    yield fill("gpt3-vocabulary", tokens == vocabulary, tokens=tokens)
+    yield fill("gpt3-tokens", True)

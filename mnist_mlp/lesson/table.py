@@ -32,7 +32,14 @@ class Claims(NotebookHtml, tuple[Claim, ...]):
     """All rows."""
 
 
-def fill(id_: str, computed: str, ok: bool, **changes: str) -> Claim:
-    """Fill in a row. Its verdict is its own, or that of `changes`; else holds if ok, or differs."""
-    row = {"verdict": "holds" if ok else "differs"} | ROWS[id_] | changes
-    return Claim(id=id_, computed=computed, ok=ok, **row)
+def fill(id_: str, ok: bool, text: str = "computed", /, **parts: Any) -> Claim:
+    """Fill in a row: one of its texts gets the parts. Its `verdict` or `note` may be parts too.
+
+    By default the verdict is the row's own, or else holds if ok, or differs.
+    """
+    row = {"verdict": "holds" if ok else "differs", "note": "", text: "{computed}"} | ROWS[id_]
+    row |= {name: parts[name] for name in ("verdict", "note") if name in parts}
+    computed = row[text].format(**parts)
+    return Claim(
+        id_, row["step"], row["claim"], row["lesson"], computed, row["verdict"], ok, row["note"]
+    )

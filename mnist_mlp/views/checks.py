@@ -36,25 +36,21 @@ def check_network(
     images, labels = to_images(data.train.pixels[:BATCH]).double(), data.train.labels[:BATCH]
 
     low, high = measures.intensity_range(data.train.pixels)
-    computed = f"{low:g} to {high:g} in the training images"
-    yield fill("pixel-range", computed, (low, high) == (0, 1))
+    yield fill("pixel-range", (low, high) == (0, 1), "of_run", low=low, high=high)
     if len(checkpoint.config.model.layer_sizes) == 2:
-        yield fill("collapse", "this network is one layer", True, verdict="rule")
+        yield fill("collapse", True, "one_layer", verdict="rule")
     else:
         yield judge_collapse(model, images)
     layers = count_parameters(checkpoint.model)
     total = sum(layer.parameters for layer in layers)
-    computed = f"{total:,}: {'; '.join(map(str, layers))}"
+    counted = {"total": total, "layers": "; ".join(map(str, layers))}
     if checkpoint.config.model.layer_sizes == LESSON_LAYER_SIZES:
-        yield fill("total", computed, total == LESSON_PARAMETERS)
+        yield fill("total", total == LESSON_PARAMETERS, "of_run", **counted)
     else:
-        yield fill(
-            "total", f"{computed}; the lesson's network is 784-128-64-10", True, verdict="rule"
-        )
+        yield fill("total", True, "of_others", **counted, verdict="rule")
     p = torch.from_numpy(predict_probabilities(checkpoint.model, data.test.pixels))
     off = measures.sum_error(p)
-    computed = f"{off:.1e} from 1 at most, over {len(p):,} test images"
-    yield fill("sums-to-one", computed, off < 1e-12)
+    yield fill("sums-to-one", off < 1e-12, "of_run", off=off, images=len(p))
     if rows and rows[0].epoch == 0 and not checkpoint.environment.get("init_from"):
         yield judge_untrained(rows[0].train_loss, "the training images")
     yield _check_gradients(model, images, labels)
@@ -64,18 +60,14 @@ def check_network(
 
 def _check_gradients(model: nn.Sequential, images: Tensor, labels: Tensor) -> Claim:
     if not is_linear_relu_stack(model):
-        computed = "the chain rule by hand covers ReLU only; autograd trains this network"
-        return fill("chain-rule", computed, True, verdict="rule")
+        return fill("chain-rule", True, "not_relu", verdict="rule")
     by_hand, automatic = (
         parameters_to_vector(measures.gradients(model, path, images, labels).values())
         for path in (chain_rule, autograd)
     )
     apart, largest = (by_hand - automatic).abs().max().item(), automatic.abs().max().item()
-    computed = (
-        f"by hand and autograd {apart:.1e} apart at most, of gradients up to {largest:.1e} "
-        f"(float64, {len(labels)} training images)"
-    )
-    return fill("chain-rule", computed, apart <= 1e-12 * max(1, largest))
+    found = {"apart": apart, "largest": largest, "images": len(labels)}
+    return fill("chain-rule", apart <= 1e-12 * max(1, largest), "of_run", **found)
 
 
 def _check_records(checkpoint: Checkpoint, test: Evaluation) -> Iterator[Claim]:
