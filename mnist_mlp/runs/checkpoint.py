@@ -29,6 +29,7 @@ from mnist_mlp.files import write_atomically
 from mnist_mlp.runs.directory import find_run, list_checkpoints, read_rows, whole_epochs
 from mnist_mlp.steps.model import build_mlp
 from mnist_mlp.steps.train import EpochResult
+from mnist_mlp.yaml_lines import printable
 
 log = logging.getLogger(__name__)
 
@@ -87,9 +88,7 @@ class Checkpoint(_Metadata):
     @property
     def run_name(self) -> str:
         """The name of the run directory, or of the file: short, and printable characters only."""
-        name = (self.run_dir or self.path.with_suffix("")).absolute().name
-        name = "".join(c if c.isprintable() else "?" for c in name)
-        return name if len(name) <= 60 else name[:59] + "…"
+        return printable((self.run_dir or self.path.with_suffix("")).absolute().name)
 
     def rows(self) -> list[EpochResult]:
         """The run's metrics up to this checkpoint; none if it lies in no run directory."""
@@ -255,7 +254,7 @@ def _check_header(head: bytes, file_size: int) -> tuple[_Metadata, bytes]:
         if has != needs:
             raise CheckpointError(
                 "its tensors are not those of its config's network: "
-                f"{_shown(name)} is {_shown(has)}, and should be {needs}"
+                f"{printable(name)} is {printable(has)}, and should be {needs}"
             )
     if file_size != len(head) + 4 * sum(map(math.prod, shapes.values())):
         raise CheckpointError("damaged: cut short, or longer than its header says")
@@ -272,11 +271,6 @@ def _values_of_export(texts: dict[str, str]) -> dict[str, Any]:
         "order_hash": "",
         **{name: {} for name in ("metrics", "environment", "data_hashes", "progress")},
     }
-
-
-def _shown(value: object) -> str:
-    """A value from a file as short text on one line."""
-    return ascii(value).strip("'")[:80]
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -142,8 +142,7 @@ def _compiled_updater(config: Config, model: nn.Sequential, data: Dataset) -> Ma
     how = config.optimizer
     sgd = Sgd(how.momentum, how.nesterov, how.weight_decay)
     settings = sgd if how.name == "sgd" else Adam(how.name == "adamw", how.weight_decay)
-    size, deformation, seed = config.train.batch_size, _deformation(config), config.seed
-    updater = CompiledUpdater(model, settings, data.train, size, deformation=deformation, seed=seed)
+    updater = CompiledUpdater(model, settings, data.train, *_batches(config))
     return updater, updater.state, "compiled"
 
 
@@ -154,11 +153,12 @@ def _torch_updater(kind: UpdaterKind, config: Config, model: nn.Sequential, data
     by_hand = config.train.backward != "autograd" and config.model.is_linear_relu_stack
     gradients = chain_rule(model) if by_hand else autograd(model)
     classes = {"graphed": GraphedUpdater, "shared": SharedUpdater, "torch": DeformingUpdater}
-    size, deformation, seed = config.train.batch_size, _deformation(config), config.seed
-    updater = classes[kind](model, optimizer, gradients, data.train, size, deformation, seed)
+    updater = classes[kind](model, optimizer, gradients, data.train, *_batches(config))
     return updater, optimizer.state, "chain_rule" if by_hand else "autograd"
 
 
-def _deformation(config: Config) -> Deformation | None:
+def _batches(config: Config) -> tuple[int, Deformation | None, int]:
+    """The batch size, how images are deformed, and the seed that decides it."""
     how, epochs = config.augment, config.train.epochs
-    return Deformation(**how.model_dump(), epochs=epochs) if how.deforms else None
+    deformation = Deformation(**how.model_dump(), epochs=epochs) if how.deforms else None
+    return config.train.batch_size, deformation, config.seed

@@ -1,6 +1,6 @@
 """Other ways to make updates than `steps.train.TorchUpdater`; `runs/learner.py` chooses.
 
-`compiled`: on a CPU, by the loop of `loop`, from the lists of `lit`, compiled as `machine_code`
-says. `graphed`: a recorded CUDA graph. `deformation`: on deformed images. `shared`: several
-processes under torchrun, with `ranks` and `collectives`.
+`compiled`: on a CPU, by the loop of `loop`, compiled as `machine_code` says. `graphed`: a recorded
+CUDA graph. `deformation`: on deformed images. `shared`: several processes under torchrun, with
+`ranks` and `collectives`.
 """

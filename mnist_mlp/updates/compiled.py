@@ -14,8 +14,7 @@ from mnist_mlp.constants import CLASSES, INPUT_SIZE
 from mnist_mlp.steps.data import Split, to_images
 from mnist_mlp.steps.train import Updater
 from mnist_mlp.updates.deformation import Deformation, deform, draw
-from mnist_mlp.updates.lit import empty_lists, list_lit
-from mnist_mlp.updates.loop import Adam, Layer, Layers, Norm, Norms, Sgd, make_updates
+from mnist_mlp.updates.loop import Adam, Layer, Layers, Norm, Norms, Sgd, list_lit, make_updates
 from mnist_mlp.updates.machine_code import Array, CachedFunction
 
 REGISTER = 16
@@ -50,7 +49,6 @@ class CompiledUpdater(Updater):
         optimizer: Sgd | Adam,
         train: Split,
         batch_size: int,
-        *,
         deformation: Deformation | None = None,
         seed: int = 0,
     ) -> None:
@@ -142,7 +140,11 @@ class CompiledUpdater(Updater):
     def _list(self, pixels: Tensor, list_lit: Callable[..., Any]) -> Lists:
         """See `list_lit`. Of floats, all may be other than 0."""
         lit = pixels.numel() if pixels.is_floating_point() else int(pixels.count_nonzero())
-        lists = empty_lists(len(pixels), lit, self.flat.dtype)
+        lists = (  # Numba would take seconds to compile their allocation
+            np.zeros(len(pixels) + 1, np.int64),
+            np.empty(lit + 1, np.uint16),
+            np.empty(lit + 1, self.flat.dtype),
+        )
         list_lit(pixels.numpy(), 1.0 if pixels.is_floating_point() else 255.0, *lists)
         return lists
 

@@ -1,4 +1,4 @@
-"""How Numba compiles the functions of `loop.py` and `lit.py`, and keeps their machine code.
+"""How Numba compiles the functions of `loop.py`, and keeps their machine code.
 
 Numba keeps it in `__pycache__`, or in the user's cache folder, as Python keeps its own. It is a
 pickle of code, the only pickle that is ever read.

@@ -19,18 +19,23 @@ from mnist_mlp.steps.evaluate import Evaluation, evaluate_model
 from mnist_mlp.steps.train import EpochResult
 from mnist_mlp.views import figures
 from mnist_mlp.views.predictions import Mistake, calibrate, find_mistakes, predict_probabilities
+from mnist_mlp.yaml_lines import our_words
 
 
 @dataclass(frozen=True)
 class Picture(NotebookHtml):
-    """A figure: what it shows, how to read it, and its numbers as a file's text."""
+    """A figure, what it shows, and its numbers as a file's text."""
 
     stem: str
     shows: str
-    caption: str
     figure: Figure
     numbers: str
     kind: Literal["csv", "json"] = "csv"
+
+    @property
+    def caption(self) -> str:
+        """How to read it."""
+        return our_words()["captions"][self.stem]
 
     def files(self) -> dict[str, bytes]:
         """The figure as PNG and SVG, and its numbers, by file name."""
@@ -68,8 +73,6 @@ def _curves(rows: Sequence[EpochResult], footer: str) -> Picture:
     return Picture(
         stem="curves",
         shows=f"The training loss goes from {first} to {last} in {rows[-1].epoch} epochs.",
-        caption="Training figures are of each mini-batch just before its own update. The test set "
-        "is reported and decides nothing. A network that guesses has a loss of ln 10.",
         figure=figures.draw_curves(rows, footer),
         numbers=to_csv([field.name for field in fields(EpochResult)], map(astuple, rows)),
     )
@@ -81,8 +84,6 @@ def _about_digits(evaluation: Evaluation, footer: str) -> Iterator[Picture]:
     yield Picture(
         stem="digits",
         shows=f"The lowest is {worst.recall:.2%}, of digit {worst.digit}.",
-        caption="The share of a digit's test images that is read correctly, and the rest, "
-        "enlarged.",
         figure=figures.draw_digits(matrix, footer),
         numbers=to_csv(
             ["digit", "accuracy", "correct", "support"],
@@ -96,7 +97,6 @@ def _about_digits(evaluation: Evaluation, footer: str) -> Iterator[Picture]:
     yield Picture(
         stem="confusion-matrix",
         shows=f"{wrong.sum():,} of {counts.sum():,} test images are misread{most}.",
-        caption="The numbers count images, a dot is none; the colour is the share of the row.",
         figure=figures.draw_confusion_matrix(matrix, footer),
         numbers=to_csv(
             ["true", *(f"read as {k}" for k in range(len(matrix)))],
@@ -115,8 +115,6 @@ def _about_confidence(p: NDArray[np.float64], test: Split, footer: str) -> Itera
     yield Picture(
         stem="mistakes",
         shows=shows,
-        caption="An index counts the test images from 0; mnist-mlp trace --index takes it. Ink is "
-        "drawn dark.",
         figure=figures.draw_mistakes(shown, test, len(mistakes), footer),
         numbers=to_csv([field.name for field in fields(Mistake)], map(astuple, shown)),
     )
@@ -124,9 +122,6 @@ def _about_confidence(p: NDArray[np.float64], test: Split, footer: str) -> Itera
     yield Picture(
         stem="calibration",
         shows=f"Accuracy against confidence, in {len(bins)} bins.",
-        caption="A calibrated network reads 80% of the images correctly that it reads with a "
-        "confidence of 80%. The error is the mean distance from that, each bin weighted by its "
-        "images (Guo et al. 2017). A bin of few images says little.",
         figure=figures.draw_calibration(error, bins, footer),
         numbers=json.dumps({"expected_error": error, "bins": [*map(asdict, bins)]}, indent=1)
         + "\n",
@@ -139,8 +134,6 @@ def _tiles(weights: NDArray[np.float32], footer: str) -> Picture:
     return Picture(
         stem="tiles",
         shows=f"The weights of {len(shown)} neurons, from {shown.min():.2f} to {shown.max():.2f}.",
-        caption="A tile is a neuron's 28 × 28 weights: ink on red pixels raises its value, ink on "
-        "blue pixels lowers it. All tiles share one scale, which 0.5% of the weights exceed.",
         figure=figures.draw_tiles(weights, footer),
         numbers=to_csv(
             ["neuron", *(f"pixel {k}" for k in range(shown.shape[1]))],

@@ -76,8 +76,6 @@ def compare_runs(targets: Sequence[str | Path], folder: Path | None = None) -> P
     picture = Picture(
         stem="comparison",
         shows=f"The loss and the accuracy of {len(curves)} runs by epoch.",
-        caption="The loss is the training loss, of each mini-batch just before its own update. The "
-        "accuracy is that on the validation split, or without one on the test set.",
         figure=draw_comparison(curves, f"{len(curves)} runs"),
         numbers="",
     )

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mnist_mlp.constants import show_loss
+from mnist_mlp.yaml_lines import our_words
 
 if TYPE_CHECKING:
     from mnist_mlp.lesson.table import Claim
@@ -18,17 +19,6 @@ if TYPE_CHECKING:
     from mnist_mlp.steps.evaluate import Evaluation
 
 NO_RUNS = "no runs here yet; begin with: mnist-mlp train --config digits"
-STEPS = {
-    1: "Step 1: input as a vector",
-    2: "Step 2: layer computation",
-    3: "Step 3: stacking layers",
-    4: "Step 4: output as probabilities",
-    5: "Step 5: measuring error",
-    6: "Step 6: computing gradients",
-    7: "Step 7: updating weights",
-    8: "Step 8: repeat",
-    None: "The numbers of GPT-3",
-}
 Rows = list[list[str | Text]]
 """A table; the first row has the columns' headings."""
 
@@ -68,7 +58,9 @@ def show_evaluation(console: Console, evaluation: "Evaluation") -> None:
 
 def show_claims(console: Console, claims: Sequence["Claim"]) -> None:
     """Print a table for each step: what the lesson says, what is computed, and the verdict."""
-    for step, title in STEPS.items():
+    names = our_words()["steps"]
+    for step in dict.fromkeys(claim.step for claim in claims):
+        title = f"Step {step}: {names[str(step)]}" if step else "The numbers of GPT-3"
         table = Table(box=box.SIMPLE, title=title, title_justify="left", expand=True)
         for name, ratio in {"claim": 5, "the lesson": 4, "computed": 6}.items():
             table.add_column(name, ratio=ratio)
