@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def softmax(logits: Tensor, dim: int = -1, out: Tensor | None = None) -> Tensor:
-    """Probabilities of logits (B, C): each in [0, 1], with sum 1 along dim. `out` receives them."""
-    return torch.softmax(logits, dim, out=out)
+def softmax(logits: Tensor, dim: int = -1) -> Tensor:
+    """Probabilities of logits (B, C): each in [0, 1], with sum 1 along dim."""
+    return torch.softmax(logits, dim)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -104,7 +104,7 @@ def test_the_command_prints_a_table_and_json(run: Callable[..., Outcome]) -> Non
     assert all(len(line) <= 80 for line in table.splitlines())
 
 
-SOFTMAX = "torch.softmax(logits, dim, out=out)"
+SOFTMAX = "torch.softmax(logits, dim)"
 LOSS = "F.cross_entropy(logits, labels)"
 STEP = 'weight.sub_(weight.grad, alpha=self.param_groups[0]["lr"])'
 MUTATIONS = [
@@ -119,8 +119,8 @@ MUTATIONS = [
     (3, "constants.py", "(784, 128, 64, 10)", "(784, 128, 32, 10)"),
     (3, "steps/model.py", "for parameter in layer.parameters()", "for parameter in [layer.weight]"),
     (3, "steps/model.py", "model.named_modules()", "[*model.named_modules()][:-2]"),
-    (4, "steps/loss.py", SOFTMAX, "torch.softmax(logits, 0, out=out)"),
-    (4, "steps/loss.py", SOFTMAX, "torch.softmax(-logits, dim, out=out)"),
+    (4, "steps/loss.py", SOFTMAX, "torch.softmax(logits, 0)"),
+    (4, "steps/loss.py", SOFTMAX, "torch.softmax(-logits, dim)"),
     (4, "steps/loss.py", SOFTMAX, "logits.exp() / logits.exp().sum(dim, keepdim=True)"),
     (5, "steps/loss.py", LOSS, "-F.cross_entropy(logits, labels)"),
     (5, "steps/loss.py", LOSS, "F.cross_entropy(logits, labels, reduction='sum')"),
