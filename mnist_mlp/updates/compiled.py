@@ -64,8 +64,9 @@ class CompiledUpdater(Updater):
         # Deformed images are listed call by call, others once, whatever their order.
         pixels = to_images(train.pixels[:0]) if deformation else train.pixels
         self.lists = self._list(pixels, _LIST_LIT.prepare)
-        lists, no_logits = (np.zeros((2, 0), np.int64), *self.lists[1:]), torch.zeros(0, CLASSES)
-        self._update(_MAKE_UPDATES.prepare, lists, np.zeros(0, np.int64), no_logits, np.zeros(0), 0)
+        lists = np.zeros((2, 0), np.int64), *self.lists[1:]
+        no_data = np.zeros(0, np.int64), torch.zeros(0, CLASSES).numpy(), np.zeros(0)
+        self._update(_MAKE_UPDATES.prepare, lists, *no_data, batch_size, 0)
 
     def run_epoch(
         self, epoch: int, order: Tensor, learning_rates: Sequence[float], done: int, logits: Tensor
@@ -82,14 +83,12 @@ class CompiledUpdater(Updater):
             all_lists = self._one_ahead(calls)
         for call, lists in zip(calls, all_lists, strict=True):
             rows = slice(call.start * size, call.stop * size)
-            before = updates + call.start
+            data, before = (labels[rows], logits[rows].numpy()), updates + call.start
             # Moments of weights whose gradient stays 0 decay to denormal numbers, which take a CPU
             # a hundred times as long.
             torch.set_flush_denormal(True)
             try:
-                self._update(
-                    _MAKE_UPDATES.call, lists, labels[rows], logits[rows], rates[call], before
-                )
+                self._update(_MAKE_UPDATES.call, lists, *data, rates[call], size, before)
             finally:
                 torch.set_flush_denormal(False)
             for step in self.steps:
@@ -98,21 +97,13 @@ class CompiledUpdater(Updater):
                 draw_soon(epoch + 1)  # `draw` keeps it for then
             yield call.stop - 1
 
-    def _update(
-        self,
-        make_updates: Callable[..., Any],
-        lists: Lists,
-        labels: Array,
-        logits: Tensor,
-        rates: Array,
-        before: int,
-    ) -> None:
+    def _update(self, make_updates: Callable[..., Any], lists: Lists, *data: Any) -> None:
+        """Call `make_updates`; the data are what follows the lists there."""
         places, inputs, values = lists
         layers = self.layers[0]._replace(inputs=inputs, values=values), *self.layers[1:]
-        how = self.optimizer
-        settings = how if isinstance(how, Sgd) else None, how if isinstance(how, Adam) else None
-        data = places, labels, logits.numpy(), rates, self.batch_size, before
-        make_updates(layers, self.norms, self.flat, *settings, *data)
+        sgd = self.optimizer if isinstance(self.optimizer, Sgd) else None
+        adam = self.optimizer if isinstance(self.optimizer, Adam) else None
+        make_updates(layers, self.norms, self.flat, sgd, adam, places, *data)
 
     def _one_ahead(self, calls: Sequence[slice]) -> Iterator[Lists]:
         """The lists of each call in turn. While one is used, a thread makes the next."""

@@ -207,13 +207,7 @@ def normalize_backward(
 
 @disjoint
 def adam(
-    theta: Array,
-    gradient: Array,
-    mean: Array,
-    square: Array,
-    how: Adam,
-    rate: float,
-    t: int,
+    theta: Array, gradient: Array, mean: Array, square: Array, how: Adam, rate: float, t: int
 ) -> None:
     """`torch.optim.Adam` or AdamW: update t, counted from 1. The gradient becomes 0."""
     real = theta.dtype.type
