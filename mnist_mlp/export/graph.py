@@ -25,11 +25,8 @@ def export_onnx(checkpoint: Checkpoint, pixels: Tensor, output: Path) -> float:
     """Write an ONNX file that maps `images` (batch, 1, 28, 28) to `logits` (batch, 10).
 
     First compares onnxruntime's logits with PyTorch's for the first 1,000 of these images, bytes
-    (N, 784). Returns the largest difference.
-
-    Raises:
-        CheckFailedError: The difference exceeds `TOLERANCE`; nothing is written.
-        UsageError: A required package is missing.
+    (N, 784). Returns the largest difference. A CheckFailedError where it exceeds `TOLERANCE`, and
+    nothing is written; a UsageError where a required package is missing.
     """
     try:
         import onnx

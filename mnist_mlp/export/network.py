@@ -23,11 +23,9 @@ def export_network(
     """Write a network as the explorer page (html), its weights, or a graph of operations.
 
     The output is a file, which is replaced, or a folder; by default `<run>.<format>`, here. The
-    data root, for html and onnx, is by default where the run had it.
-
-    Raises:
-        UsageError: The output is a checkpoint, or named as another format; a package is missing.
-        OSError: The file cannot be written; an existing file is left unchanged.
+    data root, for html and onnx, is by default where the run had it. A UsageError where the output
+    is a checkpoint or named as another format, or a package is missing; an OSError where the file
+    cannot be written, and an existing one is left unchanged.
     """
     name = (checkpoint.run_dir or checkpoint.path.with_suffix("")).absolute().name
     path = Path(output or ".")

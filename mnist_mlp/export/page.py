@@ -39,11 +39,8 @@ CHECKED_IMAGES, SAMPLED_ENTRIES = 3, 64  # of the gradient check: images, entrie
 def export_html(checkpoint: Checkpoint, data: Dataset, output: Path) -> None:
     """Write the explorer page, at most `MAX_BYTES` long.
 
-    The data set is the checkpoint's, on the CPU. Without a metrics.jsonl the page has no curves.
-
-    Raises:
-        UsageError: The page does not support this network.
-        OSError: The file cannot be written; an existing file is left unchanged.
+    The data set is the checkpoint's, on the CPU. Without a metrics.jsonl the page has no curves. A
+    UsageError where the page does not support this network.
     """
     if (hidden := len(checkpoint.config.model.layer_sizes) - 2) > MAX_HIDDEN:
         raise UsageError(

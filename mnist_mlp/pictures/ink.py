@@ -73,8 +73,7 @@ class Pieces:
 def find_ink(grey: Grey, invert: Invert = "auto") -> Found:
     """Separate one digit's ink from all else in a picture (H, W), 0 (black) to 1 (white).
 
-    Raises:
-        ImageError: Nothing differs enough from the paper.
+    An ImageError where nothing differs enough from the paper.
     """
     reach = round(min(grey.shape) / DENOISED_SIDE)
     smooth = ndimage.uniform_filter(grey, 2 * reach + 1)

@@ -59,9 +59,7 @@ def predict_file(
     """Read a picture, preprocess it and classify it with a network on the CPU.
 
     With `steps`, what each step made of the picture is saved in that folder, one PNG file a step.
-
-    Raises:
-        ImageError: The file cannot be read, or nothing in it looks like one digit.
+    An ImageError where the file cannot be read, or nothing in it looks like one digit.
     """
     path = Path(path)
     try:

@@ -30,10 +30,7 @@ def prepare(grey: Grey, invert: Invert = "auto") -> tuple[Pixels, Found]:
     """Find the digit in a picture (H, W), from 0 (black) to 1 (white).
 
     Returns it as MNIST stores it, (28, 28), bright ink on black; and how it was found, with a
-    refusal if it does not look like one digit.
-
-    Raises:
-        ImageError: The picture is blank.
+    refusal if it does not look like one digit. An ImageError where the picture is blank.
     """
     found = find_ink(grey, invert)
     cropped = _crop(found.ink)

@@ -21,10 +21,8 @@ LUMINANCE = (0.299, 0.587, 0.114)  # weights of red, green and blue (ITU-R BT.60
 def read_grey(path: Path) -> Grey:
     """Read a picture as (H, W), from 0 (black) to 1 (white), rotated as its EXIF data says.
 
-    A transparent background becomes white or black, whichever contrasts more with the rest.
-
-    Raises:
-        ImageError: The file is missing, damaged, animated, too large or not in `FORMATS`.
+    A transparent background becomes white or black, whichever contrasts more with the rest. An
+    ImageError where the file is missing, damaged, animated, too large or not in `FORMATS`.
     """
     if path.is_dir():
         raise ImageError(f"a folder without pictures ({', '.join(SUFFIXES)})")

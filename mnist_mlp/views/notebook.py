@@ -31,11 +31,8 @@ def train_model(
     """Train as a config says and record it in a new or empty folder, by default `runs/<name>-NNN`.
 
     With `init_from`, a run or checkpoint, the network begins with its weights. `progress` prints
-    each epoch and a live line; by default it does in a notebook only.
-
-    Raises:
-        MnistMlpError: See `mnist_mlp.errors`.
-        OSError: The run directory cannot be written to.
+    each epoch and a live line; by default it does in a notebook only. Errors are those of
+    `mnist_mlp.errors`, and an OSError where the run directory cannot be written to.
     """
     events = run_events(config, run_dir, init_from=init_from)
     if Console().is_jupyter if progress is None else progress:

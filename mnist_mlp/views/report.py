@@ -65,9 +65,7 @@ def draw_report(
 def compare_runs(targets: Sequence[str | Path], folder: Path | None = None) -> Path:
     """Write the page comparison.html about some runs, or folders of runs.
 
-    Raises:
-        UsageError: There is no run of that name, or no epoch to show.
-        OSError: The page cannot be written.
+    A UsageError where there is no run of that name, or no epoch to show.
     """
     runs = find_runs([Path(target) for target in targets])
     curves = {str(run.path): rows for run in runs if (rows := read_rows(run.path, run.epochs))}
