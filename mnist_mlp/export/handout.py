@@ -28,7 +28,7 @@ def write_handout(checkpoint: Checkpoint, folder: Path, data: Dataset | None = N
     """Write the explorer page, the report, the exercises, the answers, and an index of them.
 
     The data set is the checkpoint's, on the CPU, by default loaded from where the run had it.
-    Returns the index. A UsageError where the folder has other files, or the network no hidden layer.
+    Returns the index. A UsageError where the folder has other files, or no layer is hidden.
     """
     if len(checkpoint.config.model.layer_sizes) == 2:
         raise UsageError("a handout is about a network with a hidden layer; this one has none")
