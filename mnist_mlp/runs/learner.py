@@ -32,6 +32,8 @@ WIDE_WEIGHTS, WIDE_BATCH = 400_000, 256
 """For networks of more weights, with batches of at least so many, PyTorch's products are faster."""
 MAX_WIDTH = 65_000
 """The compiled loop counts a layer's inputs in 16 bits."""
+MAX_LAYERS = 16
+"""The compiled loop takes seconds to compile for each number of layers, and minutes for 100."""
 SHORT_EXAMPLES, SHORT_UPDATES = 10_000, 500
 """An epoch of fewer examples and updates is over sooner than the compiled loop is loaded."""
 
@@ -130,7 +132,8 @@ def updater_kind(config: Config, device: str) -> UpdaterKind:
     short = examples < min(SHORT_EXAMPLES, SHORT_UPDATES * size)
     wide = size >= WIDE_BATCH and sum(map(math.prod, pairwise(sizes))) > WIDE_WEIGHTS
     stack = config.model.activation == "relu" or len(sizes) == 2
-    if short or wide or max(sizes) > MAX_WIDTH or not stack or config.train.backward != "auto":
+    large = max(sizes) > MAX_WIDTH or len(sizes) > MAX_LAYERS + 1
+    if short or wide or large or not stack or config.train.backward != "auto":
         return "torch"
     return "compiled"
 

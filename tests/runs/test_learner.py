@@ -128,9 +128,11 @@ def test_auto_takes_the_shortest_way_and_records_it(
         ("[784,512,256,10]", 256, "torch"),
         ("[784,2048,1024,10]", 1, "compiled"),
         ("[784,65001,10]", 1, "torch"),
+        (f"[784,{'9,' * 15}10]", 64, "compiled"),
+        (f"[784,{'9,' * 16}10]", 64, "torch"),
     ],
 )
-def test_wide_networks_on_large_batches_are_left_to_matrix_products(
+def test_wide_networks_on_large_batches_and_deep_ones_are_left_to_matrix_products(
     sizes: str, batch_size: int, kind: str
 ) -> None:
     overrides = [f"model.layer_sizes={sizes}", f"train.batch_size={batch_size}"]
