@@ -15,7 +15,8 @@ from pydantic_core import PydanticCustomError
 
 from mnist_mlp.constants import CLASSES, INPUT_SIZE, LESSON_LAYER_SIZES, TRAINING_EXAMPLES
 from mnist_mlp.errors import ConfigError
-from mnist_mlp.yaml_lines import KeyPath, YamlReader, dotted, dump_yaml, our_words, shown
+from mnist_mlp.words import words
+from mnist_mlp.yaml_lines import KeyPath, YamlReader, dotted, dump_yaml, shown
 
 DATA_ROOT_VARIABLE = "MNIST_MLP_DATA"
 """The environment variable that overrides a config file's `data.root`."""
@@ -341,18 +342,18 @@ def _messages(error: ValidationError, places: dict[KeyPath, str], file: str) -> 
             yield f"{place}: {dotted(path)}: unknown key; {hint}"
             continue
         message = detail["msg"]
-        for theirs, ours in our_words()["pydantic"].items():
+        for theirs, ours in words()["pydantic"].items():
             message = re.sub(theirs, ours, message)
         if kind == "model_type":
             message = f"must be a section with its own keys: {', '.join(_keys(path))}"
         elif kind == "string_pattern_mismatch":
-            message = our_words()["pattern"][dotted(path[:2])]
+            message = words()["pattern"][dotted(path[:2])]
         yield f"{place}: {dotted(path)}: {message}, not {shown(value)}"
 
 
 def resembling_key(name: str, section: KeyPath = ()) -> str | None:
     """The key whose last part resembles a name, first among those of the same section."""
-    name = our_words()["short"].get(name, name)
+    name = words()["short"].get(name, name)
     everywhere = {key.rpartition(".")[2]: key for key in reversed(Config().flat())}
     for names in ({key: dotted((*section, key)) for key in _keys(section)}, everywhere):
         if close := difflib.get_close_matches(name, names, n=1):

@@ -8,7 +8,6 @@ errors.
 import json
 import re
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import yaml
 from yaml.constructor import SafeConstructor
 
 from mnist_mlp.errors import ConfigError
+from mnist_mlp.words import printable, words
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 8
@@ -54,15 +54,6 @@ for _class in (_Loader, _Dumper):
         _class.add_implicit_resolver(
             f"tag:yaml.org,2002:{_name}", re.compile(rf"^(?:{_pattern})$"), None
         )
-
-
-@cache
-def our_words() -> dict[str, dict[str, str]]:
-    """The sections of words.yaml."""
-    words: dict[str, dict[str, str]] = yaml.safe_load(
-        Path(__file__).with_name("words.yaml").read_text("utf-8")
-    )
-    return words
 
 
 def dump_yaml(values: dict[str, Any]) -> str:
@@ -120,7 +111,7 @@ class YamlReader:
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             said = str(error.problem)
-            known = (ours for part, ours in our_words()["yaml"].items() if part in said)
+            known = (ours for part, ours in words()["yaml"].items() if part in said)
             reason = next(known, printable(said))
             self.problems.append(f"{place(line)}: invalid YAML: {reason}")
         except (yaml.YAMLError, ValueError, OverflowError):
@@ -192,9 +183,3 @@ def dotted(path: KeyPath) -> str:
 def shown(value: Any) -> str:
     """A value as JSON, shortened to one printable line."""
     return printable(json.dumps(value, ensure_ascii=False, default=str))
-
-
-def printable(text: str) -> str:
-    """Text in at most 60 printable characters."""
-    text = "".join(c if c.isprintable() else "?" for c in text)
-    return text if len(text) <= 60 else text[:57] + "..."

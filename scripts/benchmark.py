@@ -27,7 +27,7 @@ Numba 0.68; microseconds per image at batch size 64, of 3.7 in all):
 - Layer 1 in blocks of 16, 32 or 64 columns, which stay in the nearest cache: 5 to 6 instead of 0.8
   forward, 7 to 22 instead of 1.1 for the update. Numba does not vectorize them.
 - All passes of one example before the next: 5.7 instead of 4.7.
-- Views of each layer made in each update instead of once a call: at batch size 1, 0.7 more.
+- Views of each layer made in each update instead of once: at batch size 1, 0.7 more.
 - Leaving it to LLVM to check whether arrays overlap: 5.2 instead of 4.7.
 - AdamW by PyTorch's fused operation: 49 µs an update instead of 35.
 - Images deformed by compiled loops, not by PyTorch's product and interpolation: as fast.

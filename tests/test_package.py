@@ -18,7 +18,7 @@ def test_every_public_name_is_there(name: str) -> None:
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
-    heavy = {"torch", "pydantic", "yaml", "rich"}
+    heavy = {"torch", "pydantic", "yaml", "rich", "jinja2"}
     code = f"import sys, mnist_mlp; print({heavy} & set(sys.modules) or '')"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert process.stdout == "\n", process
@@ -44,13 +44,14 @@ def test_the_wheel_carries_the_configs_and_works_away_from_the_repository(tmp_pa
     )
     for name in bundled_configs():
         assert f"away/mnist_mlp/configs/{name}.yaml" in listed.stdout
+    templates = list((REPOSITORY / "mnist_mlp/views/templates").iterdir())
+    assert len(templates) > 5
     data = (
         "export/exercises.yaml",
         "lesson/claims.yaml",
         "words.yaml",
         "export/explorer/main.js",
-        "views/templates/page.html",
-        "views/templates/trace.txt",
+        *(f"views/templates/{path.name}" for path in templates),
     )
     for name in ("py.typed", "__init__.pyi", "views/figures.mplstyle", *data):
         assert Path("away/mnist_mlp", name).exists()

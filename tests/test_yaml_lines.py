@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from mnist_mlp.errors import ConfigError
-from mnist_mlp.yaml_lines import YamlReader, dump_yaml, printable, shown
+from mnist_mlp.words import printable
+from mnist_mlp.yaml_lines import YamlReader, dump_yaml, shown
 
 
 def read(text: str) -> tuple[dict[str, object], YamlReader]:

@@ -33,13 +33,9 @@ class Claims(NotebookHtml, tuple[Claim, ...]):
 
 
 def fill(id_: str, ok: bool, text: str = "computed", /, **parts: Any) -> Claim:
-    """Fill in a row: one of its texts gets the parts. Its `verdict` or `note` may be parts too.
-
-    By default the verdict is the row's own, or else holds if ok, or differs.
-    """
-    row = {"verdict": "holds" if ok else "differs", "note": "", text: "{computed}"} | ROWS[id_]
+    """Fill in a row; one of its texts gets the parts. Its `verdict` or `note` may be parts too."""
+    row: dict[str, Any] = {"verdict": "holds" if ok else "differs", "note": ""}
+    row |= {"computed": "{computed}"} | ROWS[id_]
     row |= {name: parts[name] for name in ("verdict", "note") if name in parts}
-    computed = row[text].format(**parts)
-    return Claim(
-        id_, row["step"], row["claim"], row["lesson"], computed, row["verdict"], ok, row["note"]
-    )
+    said = row["step"], row["claim"], row["lesson"], row[text].format(**parts)
+    return Claim(id_, *said, row["verdict"], ok, row["note"])

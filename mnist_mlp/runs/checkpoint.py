@@ -29,7 +29,7 @@ from mnist_mlp.files import write_atomically
 from mnist_mlp.runs.directory import find_run, list_checkpoints, read_rows, whole_epochs
 from mnist_mlp.steps.model import build_mlp
 from mnist_mlp.steps.train import EpochResult
-from mnist_mlp.yaml_lines import printable
+from mnist_mlp.words import printable
 
 log = logging.getLogger(__name__)
 

@@ -143,8 +143,11 @@ def _compiled_updater(config: Config, model: nn.Sequential, data: Dataset) -> Ma
     from mnist_mlp.updates.loop import Adam, Sgd
 
     how = config.optimizer
-    sgd = Sgd(how.momentum, how.nesterov, how.weight_decay)
-    settings = sgd if how.name == "sgd" else Adam(how.name == "adamw", how.weight_decay)
+    settings = (
+        Sgd(how.momentum, how.nesterov, how.weight_decay)
+        if how.name == "sgd"
+        else Adam(how.name == "adamw", how.weight_decay)
+    )
     updater = CompiledUpdater(model, settings, data.train, *_batches(config))
     return updater, updater.state, "compiled"
 
@@ -161,7 +164,7 @@ def _torch_updater(kind: UpdaterKind, config: Config, model: nn.Sequential, data
 
 
 def _batches(config: Config) -> tuple[int, Deformation | None, int]:
-    """The batch size, how images are deformed, and the seed that decides it."""
+    """The batch size, how images are deformed, and the seed that decides the deformations."""
     how, epochs = config.augment, config.train.epochs
     deformation = Deformation(**how.model_dump(), epochs=epochs) if how.deforms else None
     return config.train.batch_size, deformation, config.seed

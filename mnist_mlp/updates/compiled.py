@@ -54,8 +54,9 @@ class CompiledUpdater(Updater):
     ) -> None:
         self.model, self.train = model, train
         self.batch_size, self.deformation, self.seed = batch_size, deformation, seed
-        by_example = optimizer == Sgd() and batch_size <= SMALL_BATCH
-        by_example &= not any(isinstance(module, nn.BatchNorm1d) for module in model)
+        plain = isinstance(optimizer, Sgd) and optimizer == Sgd()
+        normed = any(isinstance(module, nn.BatchNorm1d) for module in model)
+        by_example = plain and batch_size <= SMALL_BATCH and not normed
         self.optimizer = None if by_example else optimizer
         self.layers, self.norms, self.flat, self.state = _lay_out(model, batch_size, self.optimizer)
         self.thread = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
@@ -83,12 +84,12 @@ class CompiledUpdater(Updater):
             all_lists = self._one_ahead(calls)
         for call, lists in zip(calls, all_lists, strict=True):
             rows = slice(call.start * size, call.stop * size)
-            data, before = (labels[rows], logits[rows].numpy()), updates + call.start
+            data, before = (labels[rows], logits[rows].numpy(), rates[call]), updates + call.start
             # Moments of weights whose gradient stays 0 decay to denormal numbers, which take a CPU
             # a hundred times as long.
             torch.set_flush_denormal(True)
             try:
-                self._update(_MAKE_UPDATES.call, lists, *data, rates[call], size, before)
+                self._update(_MAKE_UPDATES.call, lists, *data, size, before)
             finally:
                 torch.set_flush_denormal(False)
             for step in self.steps:
@@ -144,7 +145,10 @@ class CompiledUpdater(Updater):
 def _lay_out(
     model: nn.Sequential, size: int, how: Sgd | Adam | None
 ) -> tuple[Layers, Norms, Array, State]:
-    """The arrays that the loop needs; makes the parameters, and the optimizer's state, views."""
+    """The arrays that the loop needs. The parameters, and the optimizer's state, become views.
+
+    What they view is the third array returned, of all layers; the layers' arrays are views too.
+    """
     pairs = [
         (module, after if isinstance(after, nn.BatchNorm1d) else None)
         for module, after in pairwise([*model, None])
@@ -164,7 +168,7 @@ def _lay_out(
         used = tables[:, :, : linear.out_features]
         views = [used[:, 0], used[:, 1 : 1 + linear.in_features].transpose(1, 2)]
         parameters = [linear.bias, linear.weight]
-        z, normal = torch.zeros(2, size, widths[k], dtype=dtype).numpy()
+        z = torch.zeros(size, widths[k], dtype=dtype).numpy()
         if norm:
             views += [used[:, -2], used[:, -1]]
             parameters += [norm.weight, norm.bias]
@@ -172,7 +176,7 @@ def _lay_out(
             mean, variance, *_ = running[:, : linear.out_features]
             norm.running_mean = mean.copy_(norm.running_mean)
             norm.running_var = variance.copy_(norm.running_var)
-            norms.append(Norm(normal, running.numpy()))
+            norms.append(Norm(np.zeros_like(z), running.numpy()))
         for parameter, (theta, _, *moments) in zip(parameters, views, strict=True):
             parameter.data = theta.copy_(parameter)
             state[parameter] = dict(zip(keys, moments, strict=False))

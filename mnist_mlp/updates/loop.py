@@ -31,11 +31,14 @@ class Layer(NamedTuple):
 
 
 class Norm(NamedTuple):
-    """The arrays of a layer's batch normalisation."""
+    """The arrays of a layer's batch normalisation.
+
+    `running` has the running mean, the running variance, and then of this batch the deviation, the
+    mean, and the gradients of γ and β.
+    """
 
     normal: Array  # (B, outputs): z normalised
-    running: Array  # (6, outputs): the running mean and variance, then of this batch the deviation,
-    # the mean, and the gradients of γ and β
+    running: Array  # (6, outputs)
 
 
 Layers = tuple[Layer, ...]
@@ -120,8 +123,7 @@ def loss_gradient(z: Array, logits: Array, label: int, examples: int) -> None:
     classes, largest = len(logits), z[0]
     for c in range(classes):
         logits[c] = z[c]
-        if z[c] > largest:
-            largest = z[c]
+        largest = max(largest, z[c])
     total = z.dtype.type(0)
     for c in range(classes):
         z[c] = np.exp(z[c] - largest)
@@ -163,7 +165,7 @@ def normalize(z: Array, normal: Array, theta: Array, running: Array) -> None:
     """Batch normalisation: z becomes γ · (z − mean) / deviation + β, over the batch."""
     examples, real = z.shape[0], z.dtype.type
     gamma, beta, deviation, mean = theta[-2], theta[-1], running[2], running[3]
-    for j in range(len(mean)):
+    for j in range(len(mean)):  # as slices they would take Numba longer to compile
         mean[j] = deviation[j] = 0
     for e in range(examples):
         for j in range(len(mean)):
@@ -278,7 +280,7 @@ def make_updates(
     flat: Array,
     sgd_settings: Sgd | None,
     adam_settings: Adam | None,
-    lists: Array,
+    places: Array,
     labels: Array,
     logits: Array,
     learning_rates: Array,
@@ -288,18 +290,21 @@ def make_updates(
     """Step 8 on N examples: for each batch: forward pass, loss, backward pass, update.
 
     `flat` (4, parameters) has all layers' θ, their gradients, which are 0 between updates, and two
-    moments, which the optimizer keeps. Without settings each example's gradient of
-    plain gradient descent is added to the weights, which is for small batches: each addition
-    rounds. There `Layer.gradient` is θ itself. `lists` (2, N) has where each example's inputs of
-    layer 1 begin and end. The labels are (N,), the logits (N, C), and are written. Each batch has a
-    learning rate and `size` examples; the last one may have fewer. `t` updates were made before.
+    moments, which the optimizer keeps. One of the optimizers' settings is None: Numba leaves its
+    code out. If both are, each example's gradient of plain gradient descent is added to the
+    weights, and `Layer.gradient` is θ itself. This is for small batches, since each addition
+    rounds, and not for batch norm, which needs the gradients apart from the weights.
+
+    `places` (2, N) says where each example's inputs of layer 1 begin and end. The labels are (N,),
+    the logits (N, C), and are written. Each batch has a learning rate and `size` examples; the last
+    one may have fewer. `t` updates were made before.
     """
     real = flat.dtype.type
     for batch in range(len(learning_rates)):
         start, rate = batch * size, learning_rates[batch]
         examples = min(size, len(labels) - start)
         for e in range(examples):
-            layers[0].begins[e], layers[0].ends[e] = lists[0, start + e], lists[1, start + e]
+            layers[0].begins[e], layers[0].ends[e] = places[0, start + e], places[1, start + e]
         forward_pass(layers, norms, examples)
         for e in range(examples):
             loss_gradient(layers[-1].z[e], logits[start + e], labels[start + e], examples)

@@ -20,7 +20,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 # Numba compiles anew after a change of a function's own file, not of this one: change both.
 OPTIONS: dict[str, Any] = {
     "nogil": True,
-    "_nrt": False,  # nothing is allocated, so the uses of an array are not counted
+    "_nrt": False,  # no reference counts, since nothing is allocated: they take long to compile
     "error_model": "numpy",  # division by 0 gives infinity or nan
     "fastmath": {"reassoc", "contract", "nsz"},  # sums may be reordered; nan and infinity stay
 }

@@ -4,8 +4,8 @@ Several runs are one page too. A page is a single file: it has no script and loa
 """
 
 import base64
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from mnist_mlp.errors import UsageError
@@ -21,7 +21,7 @@ from mnist_mlp.views.checks import check_network
 from mnist_mlp.views.figures import draw_comparison
 from mnist_mlp.views.pages import write_page
 from mnist_mlp.views.plots import Picture, draw_pictures
-from mnist_mlp.views.tables import describe_runs
+from mnist_mlp.views.tables import describe_metrics, describe_runs
 from mnist_mlp.yaml_lines import dump_yaml
 
 MAX_SVG_BYTES = 200_000
@@ -46,7 +46,7 @@ def draw_report(
         contents = picture.files()
         for name, content in contents.items():
             write_atomically(folder / "plots" / name, content)
-        pictures.append((picture, html_source(picture, contents)))
+        pictures.append((picture, data_url(picture, contents)))
     test = evaluate_model(checkpoint.model, *data.test)
     return write_page(
         folder / "report.html",
@@ -57,7 +57,7 @@ def draw_report(
         layers=count_parameters(checkpoint.model),
         pictures=pictures,
         claims=list(check_network(checkpoint, data, rows, test)),
-        rows=[asdict(row) for row in rows],
+        rows=describe_metrics(rows) if rows else [],
         environment=dump_yaml(checkpoint.environment),
     )
 
@@ -68,7 +68,11 @@ def compare_runs(targets: Sequence[str | Path], folder: Path | None = None) -> P
     A UsageError where there is no run of that name, or no epoch to show.
     """
     runs = find_runs([Path(target) for target in targets])
-    curves = {str(run.path): rows for run in runs if (rows := read_rows(run.path, run.epochs))}
+    curves = {
+        os.fsencode(run.path).decode(errors="replace"): rows
+        for run in runs
+        if (rows := read_rows(run.path, run.epochs))
+    }
     if not curves:
         raise UsageError(f"{', '.join(map(str, targets))}: no epochs to compare yet")
     picture = Picture(
@@ -84,13 +88,13 @@ def compare_runs(targets: Sequence[str | Path], folder: Path | None = None) -> P
         "comparison.html",
         count=len(curves),
         picture=picture,
-        source=html_source(picture, picture.files()),
+        source=data_url(picture, picture.files()),
         rows=describe_runs(runs, list(differences(runs))),
     )
 
 
-def html_source(picture: Picture, contents: Mapping[str, bytes]) -> str:
-    """A picture as an address: as SVG, or as PNG where that is much smaller."""
+def data_url(picture: Picture, contents: Mapping[str, bytes]) -> str:
+    """A picture as a data: URL: SVG, or PNG where the SVG is larger than `MAX_SVG_BYTES`."""
     svg, png = contents[f"{picture.stem}.svg"], contents[f"{picture.stem}.png"]
     kind, content = ("svg+xml", svg) if len(svg) < MAX_SVG_BYTES else ("png", png)
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -2,6 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, fields
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -10,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mnist_mlp.constants import show_loss
-from mnist_mlp.yaml_lines import our_words
+from mnist_mlp.steps.results import EpochResult
+from mnist_mlp.words import words
 
 if TYPE_CHECKING:
     from mnist_mlp.lesson.table import Claim
@@ -58,15 +61,14 @@ def show_evaluation(console: Console, evaluation: "Evaluation") -> None:
 
 def show_claims(console: Console, claims: Sequence["Claim"]) -> None:
     """Print a table for each step: what the lesson says, what is computed, and the verdict."""
-    names = our_words()["steps"]
-    for step in dict.fromkeys(claim.step for claim in claims):
-        title = f"Step {step}: {names[str(step)]}" if step else "The numbers of GPT-3"
+    for step, rows in groupby(claims, key=lambda claim: claim.step):
+        title = words()["steps"][str(step)]
         table = Table(box=box.SIMPLE, title=title, title_justify="left", expand=True)
         for name, ratio in {"claim": 5, "the lesson": 4, "computed": 6}.items():
             table.add_column(name, ratio=ratio)
         table.add_column("verdict", width=7)
         table.add_column("ok", width=3)
-        for claim in (claim for claim in claims if claim.step == step):
+        for claim in rows:
             computed = claim.computed + (f"\n({claim.note})" if claim.note else "")
             ok = "yes" if claim.ok else "NO"
             table.add_row(claim.claim, claim.lesson, computed, claim.verdict, ok)
@@ -89,6 +91,18 @@ def describe_runs(runs: Sequence["RunSummary"], keys: Sequence[str] = ()) -> Row
         values = [str(config[key]) for key in keys] or [run.dataset]
         rows.append([str(run.path), *values, epochs, *accuracies, seconds])
     return rows
+
+
+def describe_metrics(rows: Sequence[EpochResult]) -> Rows:
+    """A run's metrics as a table."""
+    names = [field.name for field in fields(EpochResult)]
+    endings = {"loss": ".4f", "accuracy": ".2%", "rate": ".4g", "seconds": ".1f"}
+    formats = [endings.get(name.rpartition("_")[2], ",") for name in names]
+    table: Rows = [[name.replace("_", " ") for name in names]]
+    for row in rows:
+        values = zip(astuple(row), formats, strict=True)
+        table.append(["–" if value is None else format(value, form) for value, form in values])
+    return table
 
 
 def show_runs(console: Console, runs: Sequence["RunSummary"], keys: Sequence[str] = ()) -> None:

@@ -1,3 +1,4 @@
+import os
 import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -183,6 +184,16 @@ def test_the_command_on_a_run_and_on_a_lone_file(run: Callable[..., Outcome]) ->
     assert Path("elsewhere/plots/tiles.png").exists()
     Path("file").touch()
     assert run("report", lone, "--output", "file").code == 5
+
+
+def test_a_run_whose_name_is_not_utf8(run: Callable[..., Outcome]) -> None:
+    name = os.fsdecode(b"runs/bad\xff")
+    for run_dir in (name, "runs/good"):
+        run("train", "--config", "digits", "train.epochs=1", "--run-dir", run_dir, "--quiet")
+    assert run("report", name, "--quiet") == Outcome(0, "", "")
+    assert "<h1>bad?</h1>" in Path(name, "report.html").read_text()
+    assert run("report", name, "runs/good") == Outcome(0, "comparison.html\n", "")
+    assert "runs/bad?" in Path("comparison.html").read_text()
 
 
 def test_a_run_that_ends_with_its_report(run: Callable[..., Outcome]) -> None:
