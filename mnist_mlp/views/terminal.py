@@ -206,7 +206,7 @@ def show_trace(console: Console, trace: "Trace") -> None:
 
     squared = sum(float(gradient.square().sum()) for gradient in trace.gradients.values())
     fall = trace.learning_rate * squared
-    form = {"bar": bar, "pixels": _pixels, "shape": _shape, "values": _values}
+    form = {"bar": bar, "pixels": _pixels, "values": _values}
     console.print(fill_template("trace.txt", trace=trace, fall=fall, **form))
 
 
@@ -218,10 +218,6 @@ def _pixels(image: list[list[float]]) -> str:
 def bar(p: "float | Tensor") -> str:
     """A probability as a bar."""
     return "█" * round(30 * float(p))
-
-
-def _shape(tensor: "Tensor") -> str:
-    return f"({' × '.join(map(str, tensor.shape))})"
 
 
 def _values(tensor: "Tensor") -> str:
