@@ -33,7 +33,7 @@ class Claims(NotebookHtml, tuple[Claim, ...]):
 
 
 def fill(id_: str, ok: bool, text: str = "computed", /, **parts: Any) -> Claim:
-    """Fill in a row; one of its texts gets the parts. Its `verdict` or `note` may be parts too."""
+    """Fill in a row: the parts go into its text of that name, or replace its verdict or note."""
     row: dict[str, Any] = {"verdict": "holds" if ok else "differs", "note": ""}
     row |= {"computed": "{computed}"} | ROWS[id_]
     row |= {name: parts[name] for name in ("verdict", "note") if name in parts}

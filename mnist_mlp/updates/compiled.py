@@ -145,9 +145,9 @@ class CompiledUpdater(Updater):
 def _lay_out(
     model: nn.Sequential, size: int, how: Sgd | Adam | None
 ) -> tuple[Layers, Norms, Array, State]:
-    """The arrays that the loop needs. The parameters, and the optimizer's state, become views.
+    """The arrays that the loop needs; the third has all layers' θ, gradients and moments.
 
-    What they view is the third array returned, of all layers; the layers' arrays are views too.
+    The model's parameters and the optimizer's state become views of it, as each layer's θ is.
     """
     pairs = [
         (module, after if isinstance(after, nn.BatchNorm1d) else None)

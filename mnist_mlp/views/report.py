@@ -68,7 +68,7 @@ def compare_runs(targets: Sequence[str | Path], folder: Path | None = None) -> P
     A UsageError where there is no run of that name, or no epoch to show.
     """
     runs = find_runs([Path(target) for target in targets])
-    curves = {
+    curves = {  # matplotlib draws no name that is not UTF-8
         os.fsencode(run.path).decode(errors="replace"): rows
         for run in runs
         if (rows := read_rows(run.path, run.epochs))
