@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from mnist_mlp.constants import CLASSES, INPUT_SIZE
 from mnist_mlp.steps.data import Split, to_images
 from mnist_mlp.steps.train import Updater
+from mnist_mlp.updates import loop
 from mnist_mlp.updates.deformation import Deformation, deform, draw
-from mnist_mlp.updates.loop import Adam, Layer, Layers, Norm, Norms, Sgd, list_lit, make_updates
+from mnist_mlp.updates.loop import Adam, Layer, Layers, Norm, Norms, Sgd
 from mnist_mlp.updates.machine_code import Array, CachedFunction
 
 REGISTER = 16
 """Float32 numbers in the widest vector register, AVX-512's."""
-SMALL_BATCH = 16
+SMALL_BATCH = 64
 """Up to so many examples, plain gradient descent without batch normalisation adds each example's
 gradient to the weights."""
 BLOCK = 256
@@ -29,9 +30,10 @@ WORK_PER_CALL = 300_000_000
 milliseconds. Signals are heard then."""
 
 
-_MAKE_UPDATES, _LIST_LIT = CachedFunction(make_updates), CachedFunction(list_lit)
+_MAKE_UPDATES, _LIST_LIT = CachedFunction(loop.make_updates), CachedFunction(loop.list_lit)
 Lists = tuple[Array, Array, Array]
-"""Where N examples' inputs of layer 1 begin and end (2, N), these inputs, and their values."""
+"""Where the bands of N examples' inputs of layer 1 begin and end (1 + BANDS, N), these inputs, and
+their values."""
 State = dict[Tensor, dict[str, Tensor]]
 """What the optimizer keeps for each parameter, as `torch.optim.Optimizer.state` has it."""
 
@@ -65,7 +67,7 @@ class CompiledUpdater(Updater):
         # Deformed images are listed call by call, others once, whatever their order.
         pixels = to_images(train.pixels[:0]) if deformation else train.pixels
         self.lists = self._list(pixels, _LIST_LIT.prepare)
-        lists = np.zeros((2, 0), np.int64), *self.lists[1:]
+        lists = np.zeros((1 + loop.BANDS, 0), np.int64), *self.lists[1:]
         no_data = np.zeros(0, np.int64), torch.zeros(0, CLASSES).numpy(), np.zeros(0)
         self._update(_MAKE_UPDATES.prepare, lists, *no_data, batch_size, 0)
 
@@ -121,21 +123,21 @@ class CompiledUpdater(Updater):
         index = self.order[rows]
         if not self.deformation:
             starts, inputs, values = self.lists
-            return np.stack([starts[index.numpy()], starts[index.numpy() + 1]]), inputs, values
+            return starts[index.numpy()].T.copy(), inputs, values
         images = torch.empty(len(index), INPUT_SIZE)
         whole = images, index, self.coefficients[rows]
         for block, which, how in zip(*(torch.split(t, BLOCK) for t in whole), strict=True):
             block[:] = deform(to_images(self.train.pixels.index_select(0, which)), how)
         starts, inputs, values = self._list(images, _LIST_LIT.call)
-        return np.stack([starts[:-1], starts[1:]]), inputs, values
+        return starts.T.copy(), inputs, values
 
     def _list(self, pixels: Tensor, list_lit: Callable[..., Any]) -> Lists:
         """See `list_lit`. Of floats, all may be other than 0."""
         lit = pixels.numel() if pixels.is_floating_point() else int(pixels.count_nonzero())
         lists = (  # Numba would take seconds to compile their allocation
-            np.zeros(len(pixels) + 1, np.int64),
-            np.empty(lit + 1, np.uint16),
-            np.empty(lit + 1, self.flat.dtype),
+            np.zeros((len(pixels), 1 + loop.BANDS), np.int64),
+            np.empty(len(pixels) + lit + 1, np.uint16),
+            np.empty(len(pixels) + lit + 1, self.flat.dtype),
         )
         list_lit(pixels.numpy(), 1.0 if pixels.is_floating_point() else 255.0, *lists)
         return lists
@@ -182,9 +184,12 @@ def _lay_out(
             state[parameter] = dict(zip(keys, moments, strict=False))
             if isinstance(how, Adam):
                 state[parameter]["step"] = torch.zeros(())
-        room = inputs[k] if k > 0 else 0  # layer 1's lists come with the images
-        begins = np.arange(size) * room
-        listed = np.zeros(size * room, np.uint16), torch.zeros(size * room, dtype=dtype).numpy()
+        room = 1 + inputs[k] if k > 0 else 0  # layer 1's lists come with the images
+        places = np.zeros((2 if k > 0 else 1 + loop.BANDS, size), np.int64)
+        places[0] = np.arange(size) * room
+        values = torch.zeros(size, room, dtype=dtype)
+        values[:, :1] = 1  # of input 0
+        listed = np.zeros(size * room, np.uint16), values.view(-1).numpy()
         target = tables[0 if how is None else 1].numpy()
-        layers.append(Layer(tables[0].numpy(), target, z, begins, begins.copy(), *listed))
+        layers.append(Layer(tables[0].numpy(), target, z, places, *listed))
     return tuple(layers), tuple(norms) or None, flat.numpy(), state

@@ -3,8 +3,9 @@
 `make_updates` makes the updates of `steps/`, equal to rounding, on one thread. It leaves out what
 is 0: a dark pixel (four of five are), or a neuron that did not fire, adds nothing to the next z,
 and the gradient of its weights is 0. So of each layer's inputs only those that are not 0 are
-listed. The weights of an input lie together, as a row of θ = [b; Wᵀ], (1 + inputs, outputs). Rows
-are padded with zeros to whole vector registers.
+listed, after input 0, which is always 1: its weights are the biases. The weights of an input lie
+together, as a row of θ = [b; Wᵀ], (1 + inputs, outputs). Rows are padded with zeros to whole vector
+registers.
 """
 
 from typing import NamedTuple
@@ -13,19 +14,24 @@ import numpy as np
 
 from mnist_mlp.updates.machine_code import Array, disjoint, inlined, inner
 
+BANDS = 4
+"""Parts of an image. A batch's gradients are added part by part, so that the weights of one stay in
+the CPU's nearest caches."""
+WIDTH = 128
+"""Outputs of the lesson's layer 1. Loops of a known length are faster."""
+
 
 class Layer(NamedTuple):
     """The arrays of a layer; B is the largest batch.
 
-    The inputs that are not 0 in example e, counted from 1, are inputs[begins[e]:ends[e]], and
-    values has their values.
+    The inputs of example e that are not 0 are inputs[places[0, e]:places[-1, e]], and values has
+    their values. The rows between divide them into bands.
     """
 
     theta: Array  # (1 + inputs, outputs): [b; Wᵀ]; with batch norm two rows more, γ and β
     gradient: Array  # like theta: where ∂L/∂θ is added
     z: Array  # (B, outputs): W·a + b, and then ∂L/∂z in its place
-    begins: Array  # (B,)
-    ends: Array  # (B,)
+    places: Array  # (1 + bands, B); of layers after the first (2, B)
     inputs: Array
     values: Array
 
@@ -62,27 +68,31 @@ class Adam(NamedTuple):
 
 
 @disjoint
-def _append(image: Array, scale: float, at: int, inputs: Array, values: Array) -> int:
-    """List an image's pixels that are not 0, from a place of the lists on; return the end.
+def _append(image: Array, band: int, scale: float, at: int, inputs: Array, values: Array) -> int:
+    """List a band's pixels that are not 0, from a place of the lists on; return the end.
 
     The lists have room for one entry more.
     """
-    real = values.dtype.type
+    real, height = values.dtype.type, len(image) // BANDS
     # Every pixel is written, and a dark one overwritten by the next: faster than a branch.
-    for pixel in range(len(image)):
+    for pixel in range(band * height, (band + 1) * height):
         inputs[at], values[at] = pixel + 1, real(image[pixel]) / real(scale)
         at += image[pixel] != 0
     return at
 
 
 def list_lit(images: Array, scale: float, starts: Array, inputs: Array, values: Array) -> None:
-    """List the pixels of images (N, 784) that are not 0, divided by the scale.
+    """List input 0 and the pixels of images (N, 784) that are not 0, divided by the scale.
 
-    Those of image i are at starts[i]:starts[i + 1] of inputs, which count pixels from 1, and of
-    values.
+    Those of image i in a band are at starts[i, band]:starts[i, band + 1] (N, 1 + BANDS) of inputs,
+    which count pixels from 1, and of values.
     """
+    at = 0
     for n in range(len(images)):
-        starts[n + 1] = _append(images[n], scale, starts[n], inputs, values)
+        starts[n, 0], inputs[at], values[at] = at, 0, 1
+        at += 1
+        for band in range(BANDS):
+            at = starts[n, band + 1] = _append(images[n], band, scale, at, inputs, values)
 
 
 @disjoint
@@ -91,7 +101,13 @@ def weighted_sum(
 ) -> None:
     """The forward pass of a layer, z = W·a + b, without the inputs that are 0."""
     for j in range(len(z)):
-        z[j] = theta[0, j]
+        z[j] = 0
+    if len(z) == WIDTH:
+        for i in range(begin, end):
+            row, a = theta[inputs[i]], values[i]
+            for j in range(WIDTH):
+                z[j] += a * row[j]
+        return
     i = begin
     while i + 4 <= end:  # four at a time: each z is read and written a quarter as often
         row0, row1, row2, row3 = (
@@ -118,8 +134,8 @@ def relu(z: Array, begin: int, inputs: Array, values: Array) -> int:
 
 
 @disjoint
-def loss_gradient(z: Array, logits: Array, label: int, examples: int) -> None:
-    """Copy z to the logits; then z = (p − y) / B, the gradient of the mean loss."""
+def loss_gradient(z: Array, logits: Array, label: int, factor: float) -> None:
+    """Copy z to the logits; then z = factor · (p − y): of the mean loss's gradient with 1 / B."""
     classes, largest = len(logits), z[0]
     for c in range(classes):
         logits[c] = z[c]
@@ -129,7 +145,7 @@ def loss_gradient(z: Array, logits: Array, label: int, examples: int) -> None:
         z[c] = np.exp(z[c] - largest)
         total += z[c]
     for c in range(classes):
-        z[c] = (z[c] / total - (c == label)) / z.dtype.type(examples)
+        z[c] = z.dtype.type(factor) * (z[c] / total - (c == label))
     for j in range(classes, len(z)):
         z[j] = 0
 
@@ -139,7 +155,7 @@ def backward(begin: int, end: int, inputs: Array, theta: Array, dz: Array, befor
     """∂L/∂z of the layer before: da = Wᵀ·dz for the neurons that fired, 0 for the others."""
     for j in range(len(before)):
         before[j] = 0
-    for i in range(begin, end):
+    for i in range(begin + 1, end):  # after input 0
         row, da = theta[inputs[i]], dz.dtype.type(0)
         for j in range(len(dz)):
             da += row[j] * dz[j]
@@ -148,14 +164,17 @@ def backward(begin: int, end: int, inputs: Array, theta: Array, dz: Array, befor
 
 @disjoint
 def add_gradient(
-    begin: int, end: int, inputs: Array, values: Array, factor: float, dz: Array, target: Array
+    begin: int, end: int, inputs: Array, values: Array, dz: Array, target: Array
 ) -> None:
-    """Add factor · ∂L/∂θ of one example to the target: ∂z/∂b is 1, ∂z/∂W is the input."""
-    bias = target[0]
-    for j in range(len(dz)):
-        bias[j] += factor * dz[j]
+    """Add ∂L/∂θ of one example to the target, or what it changes: ∂z/∂θ is the input."""
+    if len(dz) == WIDTH:
+        for i in range(begin, end):
+            row, a = target[inputs[i]], values[i]
+            for j in range(WIDTH):
+                row[j] += a * dz[j]
+        return
     for i in range(begin, end):
-        row, a = target[inputs[i]], values[i] * factor
+        row, a = target[inputs[i]], values[i]
         for j in range(len(dz)):
             row[j] += a * dz[j]
 
@@ -187,7 +206,7 @@ def normalize(z: Array, normal: Array, theta: Array, running: Array) -> None:
 
 @disjoint
 def normalize_backward(
-    dz: Array, normal: Array, theta: Array, running: Array, factor: float, target: Array
+    dz: Array, normal: Array, theta: Array, running: Array, target: Array
 ) -> None:
     """∂L/∂z before normalisation, in place of that after it; γ's and β's gradients to target."""
     examples, real, gamma = dz.shape[0], dz.dtype.type, theta[-2]
@@ -203,8 +222,8 @@ def normalize_backward(
             mean = (d_beta[j] + normal[e, j] * d_gamma[j]) / real(examples)
             dz[e, j] = gamma[j] / deviation[j] * (dz[e, j] - mean)
     for j in range(len(gamma)):
-        target[-2, j] += factor * d_gamma[j]
-        target[-1, j] += factor * d_beta[j]
+        target[-2, j] += d_gamma[j]
+        target[-1, j] += d_beta[j]
 
 
 @disjoint
@@ -244,34 +263,34 @@ def forward_pass(layers: Layers, norms: Norms, examples: int) -> None:
     """Steps 2 and 3, layer after layer. The last layer's z are the logits."""
     for k in range(len(layers)):
         layer = layers[k]
-        inputs, values, theta, z = layer.inputs, layer.values, layer.theta, layer.z
+        places, theta, z = layer.places, layer.theta, layer.z
         for e in range(examples):
-            weighted_sum(layer.begins[e], layer.ends[e], inputs, values, theta, z[e])
+            weighted_sum(places[0, e], places[-1, e], layer.inputs, layer.values, theta, z[e])
         if k == len(layers) - 1:
             break
         if norms is not None:
             normalize(z[:examples], norms[k].normal, theta, norms[k].running)
         after = layers[k + 1]
         for e in range(examples):
-            after.ends[e] = relu(z[e], after.begins[e], after.inputs, after.values)
+            after.places[1, e] = relu(z[e], after.places[0, e] + 1, after.inputs, after.values)
 
 
 @inlined
-def backward_pass(layers: Layers, norms: Norms, examples: int, factor: float) -> None:
-    """Step 6, from the last layer's ∂L/∂z: add factor · ∂L/∂θ of each layer to its gradient."""
+def backward_pass(layers: Layers, norms: Norms, examples: int) -> None:
+    """Step 6, from the last layer's ∂L/∂z: add ∂L/∂θ of each layer to its gradient."""
     for k in range(len(layers) - 1, -1, -1):
         layer, before = layers[k], layers[k - 1]
-        inputs, values, dz = layer.inputs, layer.values, layer.z
+        places, inputs, values, dz = layer.places, layer.inputs, layer.values, layer.z
         if k > 0:
             for e in range(examples):
-                begin, end = layer.begins[e], layer.ends[e]
-                backward(begin, end, inputs, layer.theta, dz[e], before.z[e])
-        for e in range(examples):
-            begin, end = layer.begins[e], layer.ends[e]
-            add_gradient(begin, end, inputs, values, factor, dz[e], layer.gradient)
+                backward(places[0, e], places[1, e], inputs, layer.theta, dz[e], before.z[e])
+        for band in range(len(places) - 1):
+            for e in range(examples):
+                begin, end = places[band, e], places[band + 1, e]
+                add_gradient(begin, end, inputs, values, dz[e], layer.gradient)
         if norms is not None and k > 0:
             norm, dz = norms[k - 1], before.z[:examples]
-            normalize_backward(dz, norm.normal, before.theta, norm.running, factor, before.gradient)
+            normalize_backward(dz, norm.normal, before.theta, norm.running, before.gradient)
 
 
 def make_updates(
@@ -291,25 +310,27 @@ def make_updates(
 
     `flat` (4, parameters) has all layers' θ, their gradients, which are 0 between updates, and two
     moments, which the optimizer keeps. One of the optimizers' settings is None: Numba leaves its
-    code out. If both are, each example's gradient of plain gradient descent is added to the
-    weights, and `Layer.gradient` is θ itself. This is for small batches, since each addition
-    rounds, and not for batch norm, which needs the gradients apart from the weights.
+    code out. If both are, each example's part of plain gradient descent is added to the weights at
+    once: the loss's gradient is multiplied by the negative learning rate, and `Layer.gradient` is θ
+    itself. This is for small batches, since each addition rounds, and not for batch norm, which
+    needs the gradients apart from the weights.
 
-    `places` (2, N) says where each example's inputs of layer 1 begin and end. The labels are (N,),
-    the logits (N, C), and are written. Each batch has a learning rate and `size` examples; the last
-    one may have fewer. `t` updates were made before.
+    `places` (1 + BANDS, N) says where the bands of each example's inputs of layer 1 begin and end.
+    The labels are (N,), the logits (N, C), and are written. Each batch has a learning rate and
+    `size` examples; the last one may have fewer. `t` updates were made before.
     """
-    real = flat.dtype.type
     for batch in range(len(learning_rates)):
         start, rate = batch * size, learning_rates[batch]
         examples = min(size, len(labels) - start)
-        for e in range(examples):
-            layers[0].begins[e], layers[0].ends[e] = places[0, start + e], places[1, start + e]
+        for band in range(BANDS + 1):
+            for e in range(examples):
+                layers[0].places[band, e] = places[band, start + e]
         forward_pass(layers, norms, examples)
+        factor = -rate if sgd_settings is None and adam_settings is None else 1.0
         for e in range(examples):
-            loss_gradient(layers[-1].z[e], logits[start + e], labels[start + e], examples)
-        factor = real(-rate if sgd_settings is None and adam_settings is None else 1)
-        backward_pass(layers, norms, examples, factor)
+            z, label = layers[-1].z[e], labels[start + e]
+            loss_gradient(z, logits[start + e], label, factor / examples)
+        backward_pass(layers, norms, examples)
         if adam_settings is not None:
             adam(flat[0], flat[1], flat[2], flat[3], adam_settings, rate, t + batch + 1)
         elif sgd_settings is not None:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numba
 import numpy as np
 from filelock import FileLock
+from numba.core import codegen, config
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 
 Array = np.ndarray[Any, Any]
@@ -24,6 +25,10 @@ OPTIONS: dict[str, Any] = {
     "error_model": "numpy",  # division by 0 gives infinity or nan
     "fastmath": {"reassoc", "contract", "nsz"},  # sums may be reordered; nan and infinity stay
 }
+_CODE: Any = codegen
+# LLVM does not use the widest registers of AVX-512, which slowed the clock of its first processors.
+if "+avx512f" in (_features := str(_CODE.get_host_cpu_features())):
+    config.__dict__["CPU_FEATURES"] = f"{_features},-prefer-256-bit"
 
 
 class DisjointArrays(CompilerBase):

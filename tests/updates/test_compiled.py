@@ -166,9 +166,9 @@ def test_images_are_deformed_as_pytorch_does_it(elastic: float, digits: Dataset)
     )
     updater.order, drawn = torch.randperm(1437), draw(deformation, 1437, 0, epoch=1)
     updater.coefficients = drawn
-    (begins, ends), inputs, values = updater._lists(slice(3, 7))  # two blocks
+    places, inputs, values = updater._lists(slice(3, 7))  # two blocks
     ours = torch.zeros(400, 784)
-    for row, begin, end in zip(ours, begins, ends, strict=True):
+    for row, begin, end in zip(ours, places[0] + 1, places[-1], strict=True):  # after input 0
         row[inputs[begin:end].astype(int) - 1] = torch.from_numpy(values[begin:end])
     rows = slice(300, 700)
     x = ((torch.arange(28) + 0.5) / 14 - 1).expand(28, 28)
@@ -263,7 +263,8 @@ def test_the_update_at_which_training_diverges_is_the_one_of_steps(
         updater = make(build_mlp(sizes, seed=0), digits.train, 10, how)
         if isinstance(updater, CompiledUpdater):
             for layer, following in pairwise(updater.layers):
-                assert len(following.inputs) == layer.z.size == len(following.values)
+                room = layer.z.size + len(layer.z)  # input 0 as well
+                assert len(following.inputs) == room == len(following.values)
         with pytest.raises(DivergedError) as diverged:
             list(train(updater, digits, epochs=3, learning_rates=repeat(1e30)))
         messages.append(str(diverged.value))
