@@ -25,10 +25,11 @@ OPTIONS: dict[str, Any] = {
     "error_model": "numpy",  # division by 0 gives infinity or nan
     "fastmath": {"reassoc", "contract", "nsz"},  # sums may be reordered; nan and infinity stay
 }
-_CODE: Any = codegen
+_CONFIG: Any = config
+_FEATURES: str = codegen.get_host_cpu_features()  # type: ignore[no-untyped-call]
 # LLVM does not use the widest registers of AVX-512, which slowed the clock of its first processors.
-if "+avx512f" in (_features := str(_CODE.get_host_cpu_features())):
-    config.__dict__["CPU_FEATURES"] = f"{_features},-prefer-256-bit"
+if _CONFIG.CPU_FEATURES is None and "+avx512f" in _FEATURES:
+    _CONFIG.CPU_FEATURES = f"{_FEATURES},-prefer-256-bit"
 
 
 class DisjointArrays(CompilerBase):
