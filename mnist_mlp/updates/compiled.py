@@ -29,7 +29,6 @@ WORK_PER_CALL = 300_000_000
 """Weights × examples after which the loop returns, if these are more than a batch: some
 milliseconds. Signals are heard then."""
 
-
 _MAKE_UPDATES, _LIST_LIT = CachedFunction(loop.make_updates), CachedFunction(loop.list_lit)
 Lists = tuple[Array, Array, Array]
 """Where the bands of N examples' inputs of layer 1 begin and end (1 + BANDS, N), these inputs, and

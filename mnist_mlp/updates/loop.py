@@ -67,32 +67,22 @@ class Adam(NamedTuple):
     weight_decay: float = 0.0
 
 
-@disjoint
-def _append(image: Array, band: int, scale: float, at: int, inputs: Array, values: Array) -> int:
-    """List a band's pixels that are not 0, from a place of the lists on; return the end.
-
-    The lists have room for one entry more.
-    """
-    real, height = values.dtype.type, len(image) // BANDS
-    # Every pixel is written, and a dark one overwritten by the next: faster than a branch.
-    for pixel in range(band * height, (band + 1) * height):
-        inputs[at], values[at] = pixel + 1, real(image[pixel]) / real(scale)
-        at += image[pixel] != 0
-    return at
-
-
 def list_lit(images: Array, scale: float, starts: Array, inputs: Array, values: Array) -> None:
     """List input 0 and the pixels of images (N, 784) that are not 0, divided by the scale.
 
-    Those of image i in a band are at starts[i, band]:starts[i, band + 1] (N, 1 + BANDS) of inputs,
-    which count pixels from 1, and of values.
+    Those of image n in a band are at starts[n, band]:starts[n, band + 1] (N, 1 + BANDS) of inputs,
+    which count pixels from 1, and of values. The lists have room for one entry more.
     """
-    at = 0
+    at, real, height = 0, values.dtype.type, images.shape[1] // BANDS
     for n in range(len(images)):
         starts[n, 0], inputs[at], values[at] = at, 0, 1
         at += 1
         for band in range(BANDS):
-            at = starts[n, band + 1] = _append(images[n], band, scale, at, inputs, values)
+            # Every pixel is written, and a dark one overwritten by the next: faster than a branch.
+            for pixel in range(band * height, (band + 1) * height):
+                inputs[at], values[at] = pixel + 1, real(images[n, pixel]) / real(scale)
+                at += images[n, pixel] != 0
+            starts[n, band + 1] = at
 
 
 @disjoint

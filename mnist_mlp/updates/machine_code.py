@@ -25,11 +25,10 @@ OPTIONS: dict[str, Any] = {
     "error_model": "numpy",  # division by 0 gives infinity or nan
     "fastmath": {"reassoc", "contract", "nsz"},  # sums may be reordered; nan and infinity stay
 }
-_CONFIG: Any = config
 _FEATURES: str = codegen.get_host_cpu_features()  # type: ignore[no-untyped-call]
 # LLVM does not use the widest registers of AVX-512, which slowed the clock of its first processors.
-if _CONFIG.CPU_FEATURES is None and "+avx512f" in _FEATURES:
-    _CONFIG.CPU_FEATURES = f"{_FEATURES},-prefer-256-bit"
+if vars(config)["CPU_FEATURES"] is None and "+avx512f" in _FEATURES:
+    vars(config)["CPU_FEATURES"] = f"{_FEATURES},-prefer-256-bit"
 
 
 class DisjointArrays(CompilerBase):
