@@ -87,15 +87,19 @@ def describe_environment(
         "checkpoint": initial.path.name,
         "weights_sha256": weights_sha256(initial.model),
     }
+    versions = {
+        package: metadata.version(package)
+        for package in packages
+        if any(metadata.distributions(name=package))  # Numba may be missing
+    }
+    if learner.backward == "compiled":
+        from mnist_mlp.updates.machine_code import processor
+
+        versions["numba"] += f" for {processor()}"
     environment = {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {
-            package: metadata.version(package)
-            for package in packages
-            if any(metadata.distributions(name=package))  # Numba may be missing
-        }
-        | {"torch": torch.__version__},
+        "versions": versions | {"torch": torch.__version__},
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device) if cuda else platform.machine(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),

@@ -21,8 +21,8 @@ from mnist_mlp.updates.machine_code import Array, CachedFunction
 REGISTER = 16
 """Float32 numbers in the widest vector register, AVX-512's."""
 SMALL_BATCH = 64
-"""Up to so many examples, plain gradient descent without batch normalisation adds each example's
-gradient to the weights."""
+"""Up to so many examples, plain gradient descent without batch normalisation adds to the weights
+example by example. An epoch's change then has a relative rounding error of 1e-5, not 1e-6."""
 BLOCK = 256
 """Images deformed at a time: what they take stays in a CPU's second-level cache."""
 WORK_PER_CALL = 300_000_000
@@ -31,8 +31,7 @@ milliseconds. Signals are heard then."""
 
 _MAKE_UPDATES, _LIST_LIT = CachedFunction(loop.make_updates), CachedFunction(loop.list_lit)
 Lists = tuple[Array, Array, Array]
-"""Where the bands of N examples' inputs of layer 1 begin and end (1 + BANDS, N), these inputs, and
-their values."""
+"""Layer 1's `places` of N examples (1 + BANDS, N), `inputs` and `values`."""
 State = dict[Tensor, dict[str, Tensor]]
 """What the optimizer keeps for each parameter, as `torch.optim.Optimizer.state` has it."""
 
@@ -122,19 +121,18 @@ class CompiledUpdater(Updater):
         index = self.order[rows]
         if not self.deformation:
             starts, inputs, values = self.lists
-            return starts[index.numpy()].T.copy(), inputs, values
+            return starts.take(index.numpy(), axis=1), inputs, values
         images = torch.empty(len(index), INPUT_SIZE)
         whole = images, index, self.coefficients[rows]
         for block, which, how in zip(*(torch.split(t, BLOCK) for t in whole), strict=True):
             block[:] = deform(to_images(self.train.pixels.index_select(0, which)), how)
-        starts, inputs, values = self._list(images, _LIST_LIT.call)
-        return starts.T.copy(), inputs, values
+        return self._list(images, _LIST_LIT.call)
 
     def _list(self, pixels: Tensor, list_lit: Callable[..., Any]) -> Lists:
         """See `list_lit`. Of floats, all may be other than 0."""
         lit = pixels.numel() if pixels.is_floating_point() else int(pixels.count_nonzero())
         lists = (  # Numba would take seconds to compile their allocation
-            np.zeros((len(pixels), 1 + loop.BANDS), np.int64),
+            np.zeros((1 + loop.BANDS, len(pixels)), np.int64),
             np.empty(len(pixels) + lit + 1, np.uint16),
             np.empty(len(pixels) + lit + 1, self.flat.dtype),
         )

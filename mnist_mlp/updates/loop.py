@@ -2,10 +2,10 @@
 
 `make_updates` makes the updates of `steps/`, equal to rounding, on one thread. It leaves out what
 is 0: a dark pixel (four of five are), or a neuron that did not fire, adds nothing to the next z,
-and the gradient of its weights is 0. So of each layer's inputs only those that are not 0 are
-listed, after input 0, which is always 1: its weights are the biases. The weights of an input lie
-together, as a row of θ = [b; Wᵀ], (1 + inputs, outputs). Rows are padded with zeros to whole vector
-registers.
+and the gradient of its weights is 0. So each layer has a list of its inputs whose value is not 0.
+Inputs are counted from 1. Each list begins with input 0, whose value is always 1 and whose weights
+are the biases. The weights of an input lie together, as a row of θ = [b; Wᵀ], (1 + inputs,
+outputs). Rows are padded with zeros to whole vector registers.
 """
 
 from typing import NamedTuple
@@ -15,8 +15,8 @@ import numpy as np
 from mnist_mlp.updates.machine_code import Array, disjoint, inlined, inner
 
 BANDS = 4
-"""Parts of an image. A batch's gradients are added part by part, so that the weights of one stay in
-the CPU's nearest caches."""
+"""Equal parts of an image. A batch's gradients are added part by part, so that the rows of one part
+stay in the CPU's nearest caches."""
 WIDTH = 128
 """Outputs of the lesson's layer 1. Loops of a known length are faster."""
 
@@ -24,8 +24,8 @@ WIDTH = 128
 class Layer(NamedTuple):
     """The arrays of a layer; B is the largest batch.
 
-    The inputs of example e that are not 0 are inputs[places[0, e]:places[-1, e]], and values has
-    their values. The rows between divide them into bands.
+    The listed inputs of example e are inputs[places[0, e]:places[-1, e]], and values has their
+    values. Of layer 1, band k is [places[k, e]:places[k + 1, e]].
     """
 
     theta: Array  # (1 + inputs, outputs): [b; Wᵀ]; with batch norm two rows more, γ and β
@@ -68,21 +68,21 @@ class Adam(NamedTuple):
 
 
 def list_lit(images: Array, scale: float, starts: Array, inputs: Array, values: Array) -> None:
-    """List input 0 and the pixels of images (N, 784) that are not 0, divided by the scale.
+    """List the inputs of layer 1: the pixels of images (N, 784), divided by the scale.
 
-    Those of image n in a band are at starts[n, band]:starts[n, band + 1] (N, 1 + BANDS) of inputs,
-    which count pixels from 1, and of values. The lists have room for one entry more.
+    Writes starts (1 + BANDS, N), which become the `Layer.places` of a batch. Input 0 is in the
+    first band. The lists have room for one entry more.
     """
     at, real, height = 0, values.dtype.type, images.shape[1] // BANDS
     for n in range(len(images)):
-        starts[n, 0], inputs[at], values[at] = at, 0, 1
+        starts[0, n], inputs[at], values[at] = at, 0, 1
         at += 1
         for band in range(BANDS):
             # Every pixel is written, and a dark one overwritten by the next: faster than a branch.
             for pixel in range(band * height, (band + 1) * height):
                 inputs[at], values[at] = pixel + 1, real(images[n, pixel]) / real(scale)
                 at += images[n, pixel] != 0
-            starts[n, band + 1] = at
+            starts[band + 1, n] = at
 
 
 @disjoint
@@ -125,7 +125,7 @@ def relu(z: Array, begin: int, inputs: Array, values: Array) -> int:
 
 @disjoint
 def loss_gradient(z: Array, logits: Array, label: int, factor: float) -> None:
-    """Copy z to the logits; then z = factor · (p − y): of the mean loss's gradient with 1 / B."""
+    """Copy z to the logits. Then z = factor · (p − y): with 1 / B the mean loss's gradient."""
     classes, largest = len(logits), z[0]
     for c in range(classes):
         logits[c] = z[c]
@@ -156,7 +156,7 @@ def backward(begin: int, end: int, inputs: Array, theta: Array, dz: Array, befor
 def add_gradient(
     begin: int, end: int, inputs: Array, values: Array, dz: Array, target: Array
 ) -> None:
-    """Add ∂L/∂θ of one example to the target, or what it changes: ∂z/∂θ is the input."""
+    """Add ∂L/∂θ of one example to the target: ∂z/∂θ is the input."""
     if len(dz) == WIDTH:
         for i in range(begin, end):
             row, a = target[inputs[i]], values[i]
@@ -300,10 +300,10 @@ def make_updates(
 
     `flat` (4, parameters) has all layers' θ, their gradients, which are 0 between updates, and two
     moments, which the optimizer keeps. One of the optimizers' settings is None: Numba leaves its
-    code out. If both are, each example's part of plain gradient descent is added to the weights at
-    once: the loss's gradient is multiplied by the negative learning rate, and `Layer.gradient` is θ
-    itself. This is for small batches, since each addition rounds, and not for batch norm, which
-    needs the gradients apart from the weights.
+    code out. If both are, each example's part of plain gradient descent is added directly to the
+    weights: `Layer.gradient` is θ itself, and all gradients are multiplied by −learning_rate. This
+    is for small batches, since each addition rounds, and not for batch norm, which needs the
+    gradients apart from the weights.
 
     `places` (1 + BANDS, N) says where the bands of each example's inputs of layer 1 begin and end.
     The labels are (N,), the logits (N, C), and are written. Each batch has a learning rate and

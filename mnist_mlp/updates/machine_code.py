@@ -4,6 +4,7 @@ Numba keeps it in `__pycache__`, or in the user's cache folder, as Python keeps 
 pickle of code, the only pickle that is ever read.
 """
 
+import hashlib
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from functools import partial
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 import numba
 import numpy as np
 from filelock import FileLock
-from numba.core import codegen, config
+from numba.core import codegen, config, registry
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 
 Array = np.ndarray[Any, Any]
@@ -26,9 +27,17 @@ OPTIONS: dict[str, Any] = {
     "fastmath": {"reassoc", "contract", "nsz"},  # sums may be reordered; nan and infinity stay
 }
 _FEATURES: str = codegen.get_host_cpu_features()  # type: ignore[no-untyped-call]
-# LLVM does not use the widest registers of AVX-512, which slowed the clock of its first processors.
+# On Intel's CPUs LLVM avoids the widest registers of AVX-512, which slowed the clock of the first
+# that had them. They are faster here. Other code that Numba compiles in this process has them too.
 if vars(config)["CPU_FEATURES"] is None and "+avx512f" in _FEATURES:
     vars(config)["CPU_FEATURES"] = f"{_FEATURES},-prefer-256-bit"
+
+
+def processor() -> str:
+    """What code is compiled for: LLVM's name of the CPU, and a digest of its features."""
+    target = registry.cpu_target.target_context.codegen()
+    _, name, features = target.magic_tuple()
+    return f"{name}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
 
 
 class DisjointArrays(CompilerBase):

@@ -23,11 +23,11 @@ from mnist_mlp.updates import compiled as compiled_module
 from mnist_mlp.updates.compiled import CompiledUpdater
 from mnist_mlp.updates.deformation import Deformation, DeformingUpdater, draw, interpolation
 from mnist_mlp.updates.graphed import GraphedUpdater
-from mnist_mlp.updates.loop import Adam, Sgd
+from mnist_mlp.updates.loop import BANDS, Adam, Sgd
 from mnist_mlp.updates.machine_code import CachedFunction
 from tests.conftest import REPOSITORY
 
-LAYER_SIZES = [(784, 128, 64, 10), (784, 10), (784, 20, 33, 17, 12, 10)]
+LAYER_SIZES = [(784, 128, 64, 10), (784, 10), (784, 20, 33, 120, 12, 10)]
 OPTIMIZERS: list[dict[str, Any]] = [
     {"name": "sgd"},
     {"name": "sgd", "momentum": 0.9},
@@ -85,7 +85,7 @@ def test_in_float64_whole_epochs_are_those_of_steps_to_12_digits(
     rate = 0.01 if how["name"] == "sgd" else 0.002
     torch.set_default_dtype(torch.float64)
     try:
-        for batch_size in (16, 32, 2000):
+        for batch_size in (16, 100, 2000):
             ends = []
             for make in (compiled, usual):
                 model = build_mlp(sizes, seed=0, batch_norm=batch_norm)
@@ -124,12 +124,12 @@ def test_in_float32_they_are_the_chain_rule_and_sgd_to_rounding(
 
 
 def test_a_pixel_that_is_rarely_lit_and_an_image_that_is_all_dark(digits: Dataset) -> None:
-    pixels = torch.zeros_like(digits.train.pixels[:60])
-    pixels[:, 300:320] = digits.train.pixels[:60, 300:320]
+    pixels = torch.zeros_like(digits.train.pixels[:200])
+    pixels[:, 300:320] = digits.train.pixels[:200, 300:320]
     pixels[41, 0] = pixels[41, 783] = 255
     pixels[17] = 0
-    data = digits._replace(train=Split(pixels, digits.train.labels[:60]))
-    for batch_size in (1, 20):
+    data = digits._replace(train=Split(pixels, digits.train.labels[:200]))
+    for batch_size in (1, compiled_module.SMALL_BATCH + 1):
         ends = []
         for make in (compiled, usual):
             model = build_mlp(seed=0)
@@ -167,8 +167,11 @@ def test_images_are_deformed_as_pytorch_does_it(elastic: float, digits: Dataset)
     updater.order, drawn = torch.randperm(1437), draw(deformation, 1437, 0, epoch=1)
     updater.coefficients = drawn
     places, inputs, values = updater._lists(slice(3, 7))  # two blocks
+    for k, (starts, ends) in enumerate(pairwise([places[0] + 1, *places[1:]])):  # after input 0
+        for start, end in zip(starts, ends, strict=True):
+            assert set((inputs[start:end].astype(int) - 1) // (784 // BANDS)) <= {k}
     ours = torch.zeros(400, 784)
-    for row, begin, end in zip(ours, places[0] + 1, places[-1], strict=True):  # after input 0
+    for row, begin, end in zip(ours, places[0] + 1, places[-1], strict=True):
         row[inputs[begin:end].astype(int) - 1] = torch.from_numpy(values[begin:end])
     rows = slice(300, 700)
     x = ((torch.arange(28) + 0.5) / 14 - 1).expand(28, 28)
@@ -202,7 +205,7 @@ def test_images_are_deformed_on_one_core(digits: Dataset, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("kind", ["torch", "compiled", "deformed", "graphed"])
-@pytest.mark.parametrize("batch_size", [1, 50])
+@pytest.mark.parametrize("batch_size", [1, compiled_module.SMALL_BATCH + 6])
 def test_an_epoch_gone_on_with_is_bit_for_bit_the_same(
     kind: str, batch_size: int, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,6 +357,25 @@ def result(process: subprocess.Popen[str]) -> tuple[float, bool]:
     assert not err
     total, hits = out.split()
     return float(total), hits != "0"
+
+
+FEATURES = """
+from numba.core import codegen, registry
+from mnist_mlp.updates.machine_code import processor
+print(processor(), codegen.get_host_cpu_features())
+print(registry.cpu_target.target_context.codegen().magic_tuple()[2])
+"""
+
+
+def test_the_widest_registers_are_used_unless_numba_was_told_what_to_use() -> None:
+    names = set()
+    for environment in ({}, {"NUMBA_CPU_FEATURES": ""}, {"NUMBA_CPU_NAME": "generic"}):
+        first, used = start(REPOSITORY, FEATURES, **environment).communicate()[0].splitlines()
+        name, host = first.split()
+        wide = f"{host},-prefer-256-bit" if "+avx512f" in host else host
+        assert used == ("" if environment else wide)
+        names.add(name)
+    assert len(names) == 3
 
 
 @pytest.fixture
