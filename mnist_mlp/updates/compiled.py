@@ -20,9 +20,11 @@ from mnist_mlp.updates.machine_code import Array, CachedFunction
 
 REGISTER = 16
 """Float32 numbers in the widest vector register, AVX-512's."""
-SMALL_BATCH = 64
-"""Up to so many examples, plain gradient descent without batch normalisation adds to the weights
-example by example. An epoch's change then has a relative rounding error of 1e-5, not 1e-6."""
+PIECE = 64
+"""Examples that go through the network at a time, so that their numbers stay in a CPU's nearest
+caches; with batch normalisation the whole batch does. A batch of no more examples adds plain
+gradient descent to the weights example by example: an epoch's change then has a relative rounding
+error of 1e-5, not 1e-6."""
 BLOCK = 256
 """Images deformed at a time: what they take stays in a CPU's second-level cache."""
 WORK_PER_CALL = 300_000_000
@@ -56,9 +58,9 @@ class CompiledUpdater(Updater):
         self.batch_size, self.deformation, self.seed = batch_size, deformation, seed
         plain = isinstance(optimizer, Sgd) and optimizer == Sgd()
         normed = any(isinstance(module, nn.BatchNorm1d) for module in model)
-        by_example = plain and batch_size <= SMALL_BATCH and not normed
-        self.optimizer = None if by_example else optimizer
-        self.layers, self.norms, self.flat, self.state = _lay_out(model, batch_size, self.optimizer)
+        room = batch_size if normed else min(batch_size, PIECE)
+        self.optimizer = None if plain and batch_size <= PIECE and not normed else optimizer
+        self.layers, self.norms, self.flat, self.state = _lay_out(model, room, self.optimizer)
         self.thread = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
         self.steps = [state["step"] for state in self.state.values() if "step" in state]
         self.batches_per_call = max(1, WORK_PER_CALL // (self.flat.shape[1] * batch_size))

@@ -22,7 +22,7 @@ WIDTH = 128
 
 
 class Layer(NamedTuple):
-    """The arrays of a layer; B is the largest batch.
+    """The arrays of a layer. B examples go through it at a time, a batch or a piece of one.
 
     The listed inputs of example e are inputs[places[0, e]:places[-1, e]], and values has their
     values. Of layer 1, band k is [places[k, e]:places[k + 1, e]].
@@ -309,18 +309,20 @@ def make_updates(
     The labels are (N,), the logits (N, C), and are written. Each batch has a learning rate and
     `size` examples; the last one may have fewer. `t` updates were made before.
     """
+    room = len(layers[-1].z)
     for batch in range(len(learning_rates)):
-        start, rate = batch * size, learning_rates[batch]
-        examples = min(size, len(labels) - start)
-        for band in range(BANDS + 1):
-            for e in range(examples):
-                layers[0].places[band, e] = places[band, start + e]
-        forward_pass(layers, norms, examples)
+        start, end, rate = batch * size, min((batch + 1) * size, len(labels)), learning_rates[batch]
         factor = -rate if sgd_settings is None and adam_settings is None else 1.0
-        for e in range(examples):
-            z, label = layers[-1].z[e], labels[start + e]
-            loss_gradient(z, logits[start + e], label, factor / examples)
-        backward_pass(layers, norms, examples)
+        for first in range(start, end, room):
+            examples = min(room, end - first)
+            for band in range(BANDS + 1):
+                for e in range(examples):
+                    layers[0].places[band, e] = places[band, first + e]
+            forward_pass(layers, norms, examples)
+            for e in range(examples):
+                z, label = layers[-1].z[e], labels[first + e]
+                loss_gradient(z, logits[first + e], label, factor / (end - start))
+            backward_pass(layers, norms, examples)
         if adam_settings is not None:
             adam(flat[0], flat[1], flat[2], flat[3], adam_settings, rate, t + batch + 1)
         elif sgd_settings is not None:

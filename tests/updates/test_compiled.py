@@ -129,7 +129,7 @@ def test_a_pixel_that_is_rarely_lit_and_an_image_that_is_all_dark(digits: Datase
     pixels[41, 0] = pixels[41, 783] = 255
     pixels[17] = 0
     data = digits._replace(train=Split(pixels, digits.train.labels[:200]))
-    for batch_size in (1, compiled_module.SMALL_BATCH + 1):
+    for batch_size in (1, compiled_module.PIECE + 1):
         ends = []
         for make in (compiled, usual):
             model = build_mlp(seed=0)
@@ -205,7 +205,7 @@ def test_images_are_deformed_on_one_core(digits: Dataset, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("kind", ["torch", "compiled", "deformed", "graphed"])
-@pytest.mark.parametrize("batch_size", [1, compiled_module.SMALL_BATCH + 6])
+@pytest.mark.parametrize("batch_size", [1, compiled_module.PIECE + 6])
 def test_an_epoch_gone_on_with_is_bit_for_bit_the_same(
     kind: str, batch_size: int, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
