@@ -138,7 +138,7 @@ MUTATIONS = [
     (7, "steps/optimizer.py", STEP, STEP.replace("alpha=", "alpha=2 * ")),
     (7, "steps/optimizer.py", STEP, f"weight.mul_(0.99); {STEP}"),
     (8, "steps/train.py", "self.optimizer.step()  # update", "pass"),
-    (8, "updates/loop.py", " / z.dtype.type(examples)", ""),
+    (8, "updates/loop.py", " / (end - start)", ""),
     (8, "updates/loop.py", " - (c == label)", ""),
     (8, "updates/loop.py", "for i in range(begin, end):", "for i in range(begin, end - 1):"),
     (8, "steps/loss.py", 'reduction="none")[0]', 'reduction="none")[0] / 2'),
