@@ -22,9 +22,9 @@ REGISTER = 16
 """Float32 numbers in the widest vector register, AVX-512's."""
 PIECE = 64
 """Examples that go through the network at a time, so that their numbers stay in a CPU's nearest
-caches; with batch normalisation the whole batch does. A batch of no more examples adds plain
-gradient descent to the weights example by example: an epoch's change then has a relative rounding
-error of 1e-5, not 1e-6."""
+caches; with batch normalisation the whole batch does. In a batch of no more examples plain gradient
+descent changes the weights example by example: at a learning rate of 0.1 an epoch's change then has
+a relative rounding error of 2e-5, not 3e-6."""
 BLOCK = 256
 """Images deformed at a time: what they take stays in a CPU's second-level cache."""
 WORK_PER_CALL = 300_000_000

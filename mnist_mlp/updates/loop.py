@@ -18,7 +18,7 @@ BANDS = 4
 """Equal parts of an image. A batch's gradients are added part by part, so that the rows of one part
 stay in the CPU's nearest caches."""
 WIDTH = 128
-"""Outputs of the lesson's layer 1. Loops of a known length are faster."""
+"""Outputs of the lesson's layer 1. A loop of a known length keeps its sums in registers."""
 
 
 class Layer(NamedTuple):
@@ -68,10 +68,10 @@ class Adam(NamedTuple):
 
 
 def list_lit(images: Array, scale: float, starts: Array, inputs: Array, values: Array) -> None:
-    """List the inputs of layer 1: the pixels of images (N, 784), divided by the scale.
+    """List layer 1's inputs: the pixels of images (N, 784) that are not 0, divided by the scale.
 
-    Writes starts (1 + BANDS, N), which become the `Layer.places` of a batch. Input 0 is in the
-    first band. The lists have room for one entry more.
+    Writes starts (1 + BANDS, N), whose columns become the `Layer.places` of a batch. Input 0 is in
+    the first band. The lists have room for one entry more.
     """
     at, real, height = 0, values.dtype.type, images.shape[1] // BANDS
     for n in range(len(images)):
@@ -125,7 +125,7 @@ def relu(z: Array, begin: int, inputs: Array, values: Array) -> int:
 
 @disjoint
 def loss_gradient(z: Array, logits: Array, label: int, factor: float) -> None:
-    """Copy z to the logits. Then z = factor · (p − y): with 1 / B the mean loss's gradient."""
+    """Copy z to the logits. Then z = factor · (p − y); with factor 1 / B it is ∂L/∂z."""
     classes, largest = len(logits), z[0]
     for c in range(classes):
         logits[c] = z[c]
@@ -307,7 +307,8 @@ def make_updates(
 
     `places` (1 + BANDS, N) says where the bands of each example's inputs of layer 1 begin and end.
     The labels are (N,), the logits (N, C), and are written. Each batch has a learning rate and
-    `size` examples; the last one may have fewer. `t` updates were made before.
+    `size` examples; the last one may have fewer. It is taken in pieces for which the layers have
+    room: with batch norm that must be the whole batch. `t` updates were made before.
     """
     room = len(layers[-1].z)
     for batch in range(len(learning_rates)):

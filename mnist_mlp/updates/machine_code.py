@@ -35,8 +35,7 @@ if vars(config)["CPU_FEATURES"] is None and "+avx512f" in _FEATURES:
 
 def processor() -> str:
     """What code is compiled for: LLVM's name of the CPU, and a digest of its features."""
-    target = registry.cpu_target.target_context.codegen()
-    _, name, features = target.magic_tuple()
+    _, name, features = registry.cpu_target.target_context.codegen().magic_tuple()
     return f"{name}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
 
 
