@@ -1,12 +1,10 @@
 """The errors that the program reports in words, and the exit code of each.
 
-A message is one or two lines: what is wrong, where, and what to do about it.
+A message is one or two lines: what is wrong, where, and what to do about it. An `OSError`, which
+names its file by itself, needs no class here; its exit code is 5.
 """
 
 import signal
-
-FILE_SYSTEM_EXIT_CODE = 5
-"""The exit code for an `OSError`, which already names its file and needs no class here."""
 
 
 class MnistMlpError(Exception):

@@ -96,7 +96,7 @@ def _run() -> str | int | None:
         return 0 if isinstance(error.__context__, BrokenPipeError) else error.code
     except OSError as error:
         file = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{file}{error.strerror or error}", errors.FILE_SYSTEM_EXIT_CODE)
+        return _fail(f"{file}{error.strerror or error}", 5)
     except Exception as error:
         # PyTorch raises a plain RuntimeError where the CPU's memory does not suffice.
         if isinstance(error, MemoryError) or re.search("(allocate|out of) memory", str(error)):

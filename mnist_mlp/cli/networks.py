@@ -189,8 +189,8 @@ def evaluate(
     torch_device = environment.resolve_device(device or checkpoint.config.device)
     data = environment.load_run_dataset(checkpoint.config, root)
     model, examples = checkpoint.model.to(torch_device), data.to(torch_device).split(split)
-    threads = environment.threads_of(checkpoint.config)
-    with environment.cpu_threads(threads):  # as in training, for equal results
+    # As in training, for equal results.
+    with environment.cpu_threads(environment.threads_of(checkpoint.config)):
         evaluation = evaluate_model(model, *examples)
     console.print(f"{checkpoint.path}: {data.name}, {split} split")
     tables.show_evaluation(console, evaluation)

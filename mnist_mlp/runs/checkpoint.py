@@ -50,19 +50,13 @@ class _Metadata:
     """What a checkpoint has besides tensors. In the file each is JSON, but for `order_hash`."""
 
     config: Config
-    epoch: NonNegativeInt
-    """Whole epochs done."""
-    update: NonNegativeInt
-    """Updates done."""
-    metrics: dict[str, Any]
-    """The newest row of metrics.jsonl."""
+    epoch: NonNegativeInt  # whole epochs done
+    update: NonNegativeInt  # updates done
+    metrics: dict[str, Any]  # the newest row of metrics.jsonl
     environment: dict[str, Any]
-    order_hash: str
-    """Of the order of the examples in the next epoch, or in the one under way."""
-    data_hashes: dict[str, str]
-    """Of each split."""
-    progress: dict[str, float]
-    """`seconds` so far, and `correct` examples of the epoch under way."""
+    order_hash: str  # of the order of the examples in the next epoch, or in the one under way
+    data_hashes: dict[str, str]  # of each split
+    progress: dict[str, float]  # `seconds` so far; `correct` examples of the epoch under way
 
 
 _METADATA = TypeAdapter(_Metadata)
@@ -73,8 +67,7 @@ class Checkpoint(_Metadata):
     """A network and where its training was."""
 
     path: Path
-    model: nn.Sequential
-    """For use: with batch normalisation folded in."""
+    model: nn.Sequential  # for use: with batch normalisation folded in
     training: dict[str, Tensor]
     """Tensors that only training needs, by name: see `state_shapes`. Within an epoch also `losses`
     (n,), those of its n examples so far."""

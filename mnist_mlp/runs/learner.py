@@ -47,10 +47,8 @@ class Learner:
     updater: Updater
     optimizer_state: OptimizerState
     learning_rates: Iterator[float]
-    backward: str
-    """How gradients are computed: compiled, chain_rule or autograd."""
-    compiler_problem: str | None
-    """Why updates are not compiled though they should be."""
+    backward: str  # how gradients are computed: compiled, chain_rule or autograd
+    compiler_problem: str | None  # why updates are not compiled though they should be
 
     def state(self, updates: int) -> dict[str, Tensor]:
         """Tensors that only training needs: with batch norm the network's, then the optimizer's."""

@@ -30,8 +30,7 @@ class RunSummary(BaseModel):
     epochs: int
     epochs_wanted: int
     finished: bool
-    last_epoch: datetime | None
-    """When its metrics were last written."""
+    last_epoch: datetime | None  # when its metrics were last written
 
 
 class Runs(NotebookHtml, tuple[RunSummary, ...]):

@@ -38,8 +38,7 @@ class RunStart:
     examples: dict[str, int]
     parameters: int
     environment: dict[str, Any]
-    resumed_at: int | None
-    """The update after which the run goes on; None for a new run."""
+    resumed_at: int | None  # the update after which the run goes on; None for a new run
 
 
 @dataclass(frozen=True)
