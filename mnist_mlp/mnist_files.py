@@ -22,6 +22,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from rich.file_proxy import FileProxy
+
 from mnist_mlp.errors import DataError
 from mnist_mlp.files import write_atomically
 from mnist_mlp.signals import at_stop
@@ -50,8 +52,7 @@ class MnistFile(NamedTuple):
 
     content: bytes
     path: Path
-    origin: str
-    """present, unpacked or downloaded"""
+    origin: str  # present, unpacked or downloaded
 
 
 def has_mnist(root: str | Path) -> bool:
@@ -159,9 +160,10 @@ class _HttpsOnly(urllib.request.HTTPHandler):
 def _guarded(url: str) -> Iterator[None]:
     """Limit the time of a read in a `with` block, and let an https address never lead to http.
 
-    torchvision's progress bar is shown on a terminal only.
+    torchvision's progress bar is shown on a terminal only, and not beside a live line.
     """
-    shown = sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
+    beside = isinstance(sys.stderr, FileProxy)  # which would make a line of each step of the bar
+    shown = sys.stderr.isatty() and log.isEnabledFor(logging.INFO) and not beside
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENCE_S)
     if url.startswith("https:"):

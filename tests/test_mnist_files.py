@@ -13,11 +13,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
+from rich.console import Console
+from rich.live import Live
 
 from mnist_mlp import mnist_files
 from mnist_mlp.errors import DataError
@@ -192,9 +195,9 @@ def test_a_redirect_from_https_to_http_is_not_followed() -> None:
         urllib.request.urlopen("http://127.0.0.1:9/")
 
 
-@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("stderr", ["terminal", "file", "beside a live line"])
 def test_progress_is_shown_on_a_terminal_only(
-    terminal: bool,
+    stderr: str,
     small_mnist: Path,
     serve: Callable[[Path], str],
     monkeypatch: pytest.MonkeyPatch,
@@ -202,9 +205,11 @@ def test_progress_is_shown_on_a_terminal_only(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO", "mnist_mlp")
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
-    fetch_mnist(Path("root"), [f"{serve(small_mnist)}/good"])
-    assert ("100.0%" in capsys.readouterr().err) == terminal
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: stderr != "file")
+    console = Console(stderr=True, force_terminal=True, highlight=False)
+    with Live("loading", console=console) if "live" in stderr else nullcontext():
+        fetch_mnist(Path("root"), [f"{serve(small_mnist)}/good"])
+    assert ("100.0%" in capsys.readouterr().err) == (stderr == "terminal")
 
 
 def unpacked(archives: Path, root: Path) -> Path:
