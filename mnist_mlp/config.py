@@ -264,6 +264,7 @@ class Config(Section):
             "data.mirrors": self.data.dataset == "mnist",
             "augment.fade_fraction": self.augment.deforms,
             "augment.fade_to": self.augment.deforms and self.augment.fade_fraction > 0,
+            "train.test_each_epoch": self.data.test,
             "optimizer.momentum": sgd,
             "optimizer.nesterov": sgd and self.optimizer.momentum > 0,
             "schedule.step_epochs": schedule == "step",
@@ -349,6 +350,12 @@ def _messages(error: ValidationError, places: dict[KeyPath, str], file: str) -> 
         elif kind == "string_pattern_mismatch":
             message = words()["pattern"][dotted(path[:2])]
         yield f"{place}: {dotted(path)}: {message}, not {shown(value)}"
+
+
+def short_keys(keys: Sequence[str]) -> list[str]:
+    """Each key's last part, such as epochs of train.epochs; the whole key where two share it."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return [n if last.count(n) == 1 else key for n, key in zip(last, keys, strict=True)]
 
 
 def resembling_key(name: str, section: KeyPath = ()) -> str | None:

@@ -295,6 +295,8 @@ def test_ignored_settings() -> None:
     ]
     assert load("optimizer: {momentum: 0.5, nesterov: true}").ignored_settings() == []
     assert load("augment: {fade_fraction: 0.5}").ignored_settings() == ["augment.fade_fraction"]
+    untested = "data: {test: false}\ntrain: {test_each_epoch: false}"
+    assert load(untested).ignored_settings() == ["train.test_each_epoch"]
 
 
 def test_training_examples_are_those_of_the_data_sets() -> None:

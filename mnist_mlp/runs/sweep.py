@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from mnist_mlp.config import Config, load_config
+from mnist_mlp.config import Config, load_config, short_keys
 from mnist_mlp.errors import DivergedError, MnistMlpError, StoppedError, UsageError
 from mnist_mlp.runs.directory import RUNS, whole_epochs
 from mnist_mlp.runs.listing import RunSummary, summarise
@@ -61,8 +61,7 @@ def plan(source: str, overrides: Sequence[str], name: str | None = None) -> list
     varied = [key for key, values in options.items() if len(values) > 1]
     if not varied:
         raise UsageError("nothing to vary: give a key several values, such as seed=0,1,2")
-    last = [key.rpartition(".")[2] for key in varied]
-    short = {n if last.count(n) == 1 else key: key for n, key in zip(last, varied, strict=True)}
+    short = dict(zip(short_keys(varied), varied, strict=True))
     trials = []
     for combination in product(*options.values()):
         chosen = dict(zip(options, combination, strict=True))

@@ -11,6 +11,7 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
+from mnist_mlp.config import short_keys
 from mnist_mlp.constants import show_loss
 from mnist_mlp.steps.results import EpochResult
 from mnist_mlp.words import words
@@ -80,9 +81,8 @@ def show_claims(console: Console, claims: Sequence["Claim"]) -> None:
 
 def describe_runs(runs: Sequence["RunSummary"], keys: Sequence[str] = ()) -> Rows:
     """Runs as a table, with some keys of their configs."""
-    last = ["epochs", *(key.rpartition(".")[2] for key in keys)]
-    short = [n if last.count(n) == 1 else k for n, k in zip(last[1:], keys, strict=True)]
-    rows: Rows = [["run", *(short or ["data"]), "epochs", "valid.", "test", "seconds"]]
+    epochs, *short = short_keys(["epochs", *keys])
+    rows: Rows = [["run", *(short or ["data"]), epochs, "valid.", "test", "seconds"]]
     for run in runs:
         config = run.config.flat()
         epochs = f"{run.epochs}" if run.finished else f"{run.epochs} of {run.epochs_wanted}"
@@ -133,7 +133,8 @@ def show_runs(console: Console, runs: Sequence["RunSummary"], keys: Sequence[str
 
 def show_trial(console: Console, trial: "Trial", how: str) -> None:
     """Print a line of a sweep: the values, and the accuracies or what happened."""
-    words = [f"{key.rpartition('.')[2]}={value}" for key, value in trial.values.items()]
+    keys = short_keys(list(trial.values))
+    words = [f"{key}={value}" for key, value in zip(keys, trial.values.values(), strict=True)]
     if how == "finished" and (run := trial.summary):
         words += [f" {percent(run.validation_accuracy)} validation"] * bool(run.validation_accuracy)
         words += [f" {percent(run.test_accuracy)} test"] * (run.test_accuracy is not None)
@@ -147,8 +148,7 @@ def show_groups(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print a sweep's table: means over the seeds, with deviations, the best one marked."""
     columns = list(rows[0])
     keys = columns[: columns.index("finished")]  # what is varied stands first
-    names = (key.rpartition(".")[2] for key in keys)
-    table: Rows = [[*names, "runs", "validation", "test", ""]]
+    table: Rows = [[*short_keys(keys), "runs", "validation", "test", ""]]
     for row in rows:
         some = "" if row["finished"] == row["of"] else f"{row['finished']} of "
         cells = [*(str(row[key]) for key in keys), f"{some}{row['of']}"]

@@ -135,6 +135,15 @@ def test_values_are_split_at_commas_outside_brackets() -> None:
     assert both[1].run_dir == Path("runs/digits-sweep/optimizer.name=sgd,schedule.name=constant")
 
 
+def test_two_keys_that_end_alike_are_told_apart(run: Callable[..., Outcome]) -> None:
+    keys = "optimizer.name=sgd,adam", "schedule.name=constant,cosine"
+    outcome = run("sweep", "--config", "digits", *keys, "train.epochs=1", "data.validation=100")
+    told = outcome.out.splitlines()
+    assert told[1].startswith("optimizer.name=sgd schedule.name=cosine ")
+    (head,) = [line.split() for line in told if "validation" in line.split() and "runs" in line]
+    assert head[:2] == ["optimizer.name", "schedule.name"]
+
+
 @pytest.mark.parametrize("overrides", [["seed=1"], []])
 def test_a_sweep_needs_something_to_vary(overrides: list[str]) -> None:
     with pytest.raises(UsageError, match="nothing to vary: give a key several values"):
