@@ -1,7 +1,6 @@
 """What a run is: models that check every value of a config, and `load_config`, which reads one."""
 
 import difflib
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -250,12 +249,6 @@ class Config(Section):
             return row.get("validation_accuracy")
         loss = row.get("validation_loss")
         return None if loss is None else -loss
-
-    def out_of_patience(self, losses: Sequence[float | None]) -> bool:
-        """Whether the validation losses of epochs 0, 1, ... are to be the last."""
-        known = [math.inf if loss is None else loss for loss in losses]
-        patience = self.train.patience
-        return bool(patience and known and len(known) - 1 - known.index(min(known)) >= patience)
 
     def ignored_settings(self) -> list[str]:
         """The keys that differ from their default and have no effect in this config."""

@@ -5,6 +5,7 @@ A run directory holds `config.yaml` (complete; it can be trained from again), `e
 """
 
 import logging
+import math
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -93,8 +94,11 @@ def read_rows(run_dir: Path, epochs: int) -> list[EpochResult]:
 
 def is_finished(config: Config, rows: Sequence[EpochResult]) -> bool:
     """Whether the newest row is the last: of the last epoch, or for lack of patience."""
-    impatient = config.out_of_patience([row.validation_loss for row in rows])
-    return bool(rows) and (impatient or rows[-1].epoch == config.train.epochs)
+    if not rows or rows[-1].epoch == config.train.epochs:
+        return bool(rows)
+    losses = [math.inf if row.validation_loss is None else row.validation_loss for row in rows]
+    worse = len(losses) - 1 - losses.index(min(losses))  # epochs since the best one
+    return config.train.patience is not None and worse >= config.train.patience
 
 
 @contextmanager
