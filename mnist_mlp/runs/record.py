@@ -14,13 +14,7 @@ import torch
 from mnist_mlp.errors import CheckpointError, DataError, UsageError
 from mnist_mlp.files import append, write_atomically
 from mnist_mlp.runs.checkpoint import Checkpoint, save_checkpoint, tensors_sha256
-from mnist_mlp.runs.directory import (
-    checkpoint_path,
-    is_finished,
-    list_checkpoints,
-    read_rows,
-    whole_epochs,
-)
+from mnist_mlp.runs.directory import checkpoint_path, is_finished, list_checkpoints, whole_epochs
 from mnist_mlp.runs.environment import deciding, describe_environment
 from mnist_mlp.runs.learner import Learner
 from mnist_mlp.steps.data import Dataset, epoch_order
@@ -185,7 +179,7 @@ def resume_run(checkpoint: Checkpoint, record: Record) -> tuple[Position, float]
         newest = EpochResult(**checkpoint.metrics)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{checkpoint.path}: cannot be resumed from: {error}") from None
-    rows = read_rows(record.directory, checkpoint.epoch) if record.directory else [newest]
+    rows = checkpoint.rows() if record.directory else [newest]
     if not rows:
         raise CheckpointError(
             f"{record.directory}/metrics.jsonl: its row of the untrained network is lost; "
