@@ -76,14 +76,6 @@ class ModelConfig(Section):
     batch_norm: bool = False
     """Batch normalisation of the hidden layers while training; checkpoints fold it into W and b."""
 
-    @property
-    def is_linear_relu_stack(self) -> bool:
-        """Whether the network is Linear and ReLU in turn, so that the chain rule by hand applies.
-
-        With two layer sizes there is no hidden layer, and the other settings make no difference.
-        """
-        return len(self.layer_sizes) == 2 or (self.activation == "relu" and not self.batch_norm)
-
     @field_validator("layer_sizes", mode="before")
     @classmethod
     def _split_layer_sizes(cls, sizes: Any) -> Any:
@@ -206,7 +198,8 @@ class Config(Section):
     def _check_train(cls, train: TrainConfig, info: ValidationInfo) -> TrainConfig:
         """Check what depends on other sections; an error's type is the key that it is about."""
         data, model = info.data.get("data"), info.data.get("model")
-        if model and train.backward == "chain_rule" and not model.is_linear_relu_stack:
+        relu = model and model.activation == "relu" and not model.batch_norm
+        if model and train.backward == "chain_rule" and len(model.layer_sizes) > 2 and not relu:
             message = "must be auto or autograd, unless activation is relu and batch_norm false"
             raise PydanticCustomError("backward", message, {"value": train.backward})
         if data and train.patience and not data.validation:

@@ -13,7 +13,7 @@ from mnist_mlp.config import Config
 from mnist_mlp.constants import TRAINING_EXAMPLES
 from mnist_mlp.errors import UsageError
 from mnist_mlp.runs.checkpoint import Checkpoint, state_shapes, with_prefix
-from mnist_mlp.steps.backprop import autograd, chain_rule
+from mnist_mlp.steps.backprop import autograd, chain_rule, is_linear_relu_stack
 from mnist_mlp.steps.data import Dataset
 from mnist_mlp.steps.model import build_mlp
 from mnist_mlp.steps.optimizer import build_optimizer, learning_rates
@@ -154,7 +154,7 @@ def _torch_updater(kind: UpdaterKind, config: Config, model: nn.Sequential, data
     optimizer = build_optimizer(
         model.parameters(), **config.optimizer.model_dump(), graphed=kind == "graphed"
     )
-    by_hand = config.train.backward != "autograd" and config.model.is_linear_relu_stack
+    by_hand = config.train.backward != "autograd" and is_linear_relu_stack(model)
     gradients = chain_rule(model) if by_hand else autograd(model)
     classes = {"graphed": GraphedUpdater, "shared": SharedUpdater, "torch": DeformingUpdater}
     updater = classes[kind](model, optimizer, gradients, data.train, *_batches(config))

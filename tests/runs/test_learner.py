@@ -5,14 +5,16 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import safetensors.torch
 import torch
+from pydantic import ValidationError
 
-from mnist_mlp.config import ModelConfig, load_config
+from mnist_mlp.config import Config, ModelConfig, TrainConfig, load_config
 from mnist_mlp.runs import learner
 from mnist_mlp.runs import training as run_module
 from mnist_mlp.runs.environment import load_config_dataset
@@ -190,7 +192,10 @@ def test_a_config_and_its_network_agree_on_where_the_chain_rule_applies(
 ) -> None:
     config = ModelConfig(layer_sizes=sizes, activation=activation, batch_norm=batch_norm)
     model = build_mlp(sizes, activation, batch_norm=batch_norm)
-    assert config.is_linear_relu_stack == is_linear_relu_stack(model)
+    applies = is_linear_relu_stack(model)
+    refused = pytest.raises(ValidationError, match="must be auto or autograd")
+    with nullcontext() if applies else refused:
+        Config(model=config, train=TrainConfig(backward="chain_rule"))
 
 
 def test_whole_runs_by_either_way_to_the_gradients_are_the_same_training() -> None:
