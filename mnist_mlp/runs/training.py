@@ -34,7 +34,6 @@ class RunStart:
 
     run_dir: Path | None
     config: Config
-    dataset: str
     examples: dict[str, int]
     parameters: int
     environment: dict[str, Any]
@@ -119,7 +118,6 @@ def run_events(
             yield RunStart(
                 run_dir=record.reported,
                 config=config,
-                dataset=data.name,
                 examples={name: len(split.labels) for name, split in data.splits().items()},
                 parameters=record.parameters,
                 environment=record.environment,

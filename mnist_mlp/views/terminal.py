@@ -126,7 +126,7 @@ def _show_start(console: Console, start: "RunStart") -> None:
     used += ["batch normalisation"] * config.model.batch_norm
     resumed = "" if start.resumed_at is None else f", resumed after update {start.resumed_at:,}"
     lines = [
-        ("data", f"{start.dataset}: {examples} examples"),
+        ("data", f"{config.data.dataset}: {examples} examples"),
         ("network", f"{sizes}, {start.parameters:,} parameters, {config.model.activation}"),
         ("weights", begun and f"of {begun['run']}, {begun['checkpoint']}"),
         (

@@ -38,8 +38,8 @@ def points(events: EventAccumulator, tag: str) -> list[tuple[int, float]]:
 def write(run_dir: Path | None, *events: RunEvent) -> None:
     """Let events of a run on the digits pass by TensorBoard."""
     start = RunStart(
-        run_dir=run_dir, config=load_config("digits"), dataset="digits", examples={},
-        parameters=109_386, environment={}, resumed_at=None,
+        run_dir=run_dir, config=load_config("digits"), examples={}, parameters=109_386,
+        environment={}, resumed_at=None,
     )  # fmt: skip
     assert list(with_board(iter([start, *events]))) == [start, *events]
 
