@@ -152,23 +152,25 @@ def _train(
         seconds = before + time.monotonic() - started
         if isinstance(event, Progress):
             yield event
-            if stopped and len(event.position.losses) < record.examples:
-                record.save(seconds, event)
-                raise _stopped(stopped, event.updates, record.reported)
-            continue
-        row = record.add(replace(event, seconds=before + event.seconds))
-        ended = collectives.largest_of_processes(record.ended, device)
-        if record.save_is_due() or (stopped and row.epoch):
-            record.save(seconds)
-            saved = time.monotonic()
-        yield row
-        yield from _advise(record)
-        if not row.epoch:
-            started = time.monotonic()
-        if ended:
-            break
+            if not stopped or len(event.position.losses) == record.examples:
+                continue
+            record.save(seconds, event)
+        else:
+            row = record.add(replace(event, seconds=before + event.seconds))
+            ended = collectives.largest_of_processes(record.ended, device)
+            if record.save_is_due() or (stopped and row.epoch):
+                record.save(seconds)
+                saved = time.monotonic()
+            yield row
+            yield from _advise(record)
+            if not row.epoch:
+                started = time.monotonic()
+            if ended:
+                break
         if stopped:
-            raise _stopped(stopped, row.updates, record.reported)
+            go_on = f", and saved; go on with: mnist-mlp train --resume {record.reported}"
+            rest = go_on if event.updates and record.reported else ""
+            raise StoppedError(stopped, f" after update {event.updates}{rest}")
     yield _result(record, before + saved - started)
 
 
@@ -227,8 +229,3 @@ def _result(record: Record, seconds: float) -> RunResult:
         warnings=record.warnings,
         model=network,
     )
-
-
-def _stopped(number: int, update: int, run_dir: Path | None) -> StoppedError:
-    go_on = f", and saved; go on with: mnist-mlp train --resume {run_dir}"
-    return StoppedError(number, f" after update {update}{go_on if update and run_dir else ''}")
