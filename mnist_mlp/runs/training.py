@@ -25,8 +25,6 @@ from mnist_mlp.steps.train import EpochResult, Position, Progress, train
 from mnist_mlp.updates import collectives
 from mnist_mlp.updates.ranks import local_rank, processes, rank
 
-DRY_RUN_BATCHES = 2
-
 
 @dataclass(frozen=True)
 class RunStart:
@@ -196,8 +194,8 @@ def _load_in_turn(config: Config, device: torch.device) -> Dataset:
 
 
 def _shortened(config: Config, data: Dataset) -> tuple[Config, Dataset]:
-    """One epoch of a few batches, for a dry run."""
-    head = Split(*(t[: DRY_RUN_BATCHES * config.train.batch_size] for t in data.train))
+    """One epoch of two batches, for a dry run."""
+    head = Split(*(t[: 2 * config.train.batch_size] for t in data.train))
     train_config = config.train.model_copy(update={"epochs": 1})
     return config.model_copy(update={"train": train_config}), data._replace(train=head)
 
