@@ -141,11 +141,9 @@ def _compiled_updater(config: Config, model: nn.Sequential, data: Dataset) -> Ma
     from mnist_mlp.updates.loop import Adam, Sgd
 
     how = config.optimizer
-    settings = (
-        Sgd(how.momentum, how.nesterov, how.weight_decay)
-        if how.name == "sgd"
-        else Adam(how.name == "adamw", how.weight_decay)
-    )
+    settings: Sgd | Adam = Adam(how.name == "adamw", how.weight_decay)
+    if how.name == "sgd":
+        settings = Sgd(how.momentum, how.nesterov, how.weight_decay)
     updater = CompiledUpdater(model, settings, data.train, *_batches(config))
     return updater, updater.state, "compiled"
 
