@@ -212,10 +212,7 @@ def tensors_sha256(*tensors: Tensor) -> str:
 
 
 def _check_header(head: bytes, file_size: int) -> tuple[_Metadata, bytes]:
-    """Check a header against its own config and the file's size.
-
-    Returns its metadata, and the digest that the file should have.
-    """
+    """A header's metadata and digest, after a check against its own config and the file's size."""
     try:
         header = json.loads(head[8:], object_pairs_hook=_unique)
         texts = header.pop("__metadata__")

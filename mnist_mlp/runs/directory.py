@@ -126,10 +126,7 @@ def open_directory(
 
 
 def refuse_unusable(run_dir: Path, resume: bool) -> None:
-    """Refuse a directory before anything is loaded, or a lock put into a folder of somebody else.
-
-    Refused: a missing one to resume, one in use, one that is used already.
-    """
+    """Refuse a directory before data are loaded, or a lock put into a folder of somebody else."""
     if resume and not run_dir.is_dir():
         raise UsageError(f"{run_dir}: no such run; mnist-mlp runs lists those under {RUNS}/")
     if (run_dir / ".lock").exists():

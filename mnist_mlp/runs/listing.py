@@ -57,10 +57,7 @@ def find_runs(targets: Sequence[Path]) -> Runs:
 
 
 def sort_runs(runs: Runs, key: str) -> Runs:
-    """Sort by a result (accuracies fall, the rest rises) or by a config key or its last part.
-
-    A UsageError where there is no such column.
-    """
+    """Sort by a result (accuracies fall) or a config key, or its last part; else a UsageError."""
     results = {"validation": "validation_accuracy", "test": "test_accuracy"}
     columns = ("epochs", "seconds", "train_loss", "validation_loss")
     own = key in (*results, *columns)  # goes before data.validation, data.test and train.epochs
