@@ -40,8 +40,6 @@ MAX_HEADER_BYTES = 1 << 18
 
 ZEROS = "0" * 64
 """Stands in the place of a digest while the digest is computed."""
-_PLACE = re.compile(rb'(content_sha256(?:":"|\x12@))0{64}')
-"""The place of a digest: after its name in JSON (safetensors) or in protobuf (ONNX)."""
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -105,12 +103,11 @@ def save_checkpoint(checkpoint: Checkpoint) -> None:
 
 
 def fill_digest(content: bytes) -> bytes:
-    """Put the SHA-256 of a file's bytes, as 64 digits, in place of the zeros of `content_sha256`.
-
-    The place is found by its name, since a config may contain 64 zeros too.
-    """
+    """Put the SHA-256 of a file's bytes, as 64 digits, in place of `content_sha256`'s zeros."""
     digest = hashlib.sha256(content).hexdigest().encode()
-    return _PLACE.sub(lambda place: place[1] + digest, content, count=1)
+    # After its name in JSON (safetensors) or protobuf (ONNX): a config may contain 64 zeros too.
+    place = rb'(content_sha256(?:":"|\x12@))0{64}'
+    return re.sub(place, lambda found: found[1] + digest, content, count=1)
 
 
 def load_checkpoint(path: str | Path, *, best: bool = False) -> Checkpoint:
