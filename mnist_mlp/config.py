@@ -17,11 +17,9 @@ from mnist_mlp.errors import ConfigError
 from mnist_mlp.words import words
 from mnist_mlp.yaml_lines import KeyPath, YamlReader, dotted, dump_yaml, shown
 
-DATA_ROOT_VARIABLE = "MNIST_MLP_DATA"
-"""The environment variable that overrides a config file's `data.root`."""
+DATA_ROOT_VARIABLE = "MNIST_MLP_DATA"  # in the environment: overrides a file's `data.root`
 MAX_PARAMETERS = 100_000_000
-MAX_RATE = 1e15
-"""The product of two such rates still fits a float32, whose largest value is 3.4e38."""
+MAX_RATE = 1e15  # the product of two such rates still fits a float32, whose largest is 3.4e38
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]

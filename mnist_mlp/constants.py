@@ -1,15 +1,11 @@
 """Fixed numbers of the lesson and of its data sets, for every module; importing this is free."""
 
-LESSON_LAYER_SIZES = (784, 128, 64, 10)
-"""Inputs, two hidden layers, outputs."""
-LESSON_PARAMETERS = 109_386
-"""The lesson's count for these layers: 100,480 + 8,256 + 650."""
-SIDE = 28
-"""Rows, and columns, of an image."""
+LESSON_LAYER_SIZES = (784, 128, 64, 10)  # inputs, two hidden layers, outputs
+LESSON_PARAMETERS = 109_386  # the lesson's count for these layers: 100,480 + 8,256 + 650
+SIDE = 28  # rows, and columns, of an image
 INPUT_SIZE = SIDE * SIDE
 CLASSES = 10
-TRAINING_EXAMPLES = {"mnist": 60_000, "digits": 1_437}
-"""Training examples of each data set, before any are held out for validation."""
+TRAINING_EXAMPLES = {"mnist": 60_000, "digits": 1_437}  # before any are held out for validation
 
 
 def show_loss(loss: float) -> str:

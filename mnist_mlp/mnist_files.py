@@ -30,8 +30,7 @@ from mnist_mlp.signals import at_stop
 
 log = logging.getLogger(__name__)
 
-SILENCE_S = 10.0
-"""Seconds without a byte after which a mirror is given up."""
+SILENCE_S = 10.0  # seconds without a byte after which a mirror is given up
 FILE_MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",

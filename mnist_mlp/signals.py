@@ -13,10 +13,8 @@ from typing import NoReturn
 STOP_SIGNALS = [signal.Signals[n] for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
 """Ctrl-C, `kill`, and a closed terminal, of which Windows has no signal."""
 
-Stop = Callable[[], int | None]
-"""Gives the number of the signal that asks to stop, or None."""
-at_stop: list[Callable[[], object]] = []
-"""Called before a signal ends the process at once."""
+Stop = Callable[[], int | None]  # gives the number of the signal that asks to stop, or None
+at_stop: list[Callable[[], object]] = []  # called before a signal ends the process at once
 
 
 def install_handlers() -> None:

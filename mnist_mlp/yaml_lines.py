@@ -21,10 +21,8 @@ MAX_BYTES = 1_000_000
 MAX_DEPTH = 8
 MAX_EVENTS = 10_000
 
-KeyPath = tuple[str | int, ...]
-"""The keys and list indices that lead to a value."""
-Place = Callable[[int], str]
-"""From a line number to the place that an error message names."""
+KeyPath = tuple[str | int, ...]  # the keys and list indices that lead to a value
+Place = Callable[[int], str]  # from a line number to the place that an error message names
 
 
 class _Loader(yaml.SafeLoader):

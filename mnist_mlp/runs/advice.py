@@ -15,14 +15,10 @@ from mnist_mlp.constants import CLASSES, show_loss
 from mnist_mlp.steps.data import to_images
 from mnist_mlp.steps.train import EpochResult
 
-GUESSING = math.log(CLASSES)
-"""The loss of ten equal guesses, in nats."""
-MARGIN = 0.02
-"""A loss less than this below `GUESSING` is no better."""
-IMAGES = 1_000
-"""Training images that are looked at for the cause."""
-ADAM_RATE = 0.1
-"""From this learning rate on, Adam and AdamW end in dead neurons, but for batch normalisation."""
+GUESSING = math.log(CLASSES)  # the loss of ten equal guesses, in nats
+MARGIN = 0.02  # a loss less than this below `GUESSING` is no better
+IMAGES = 1_000  # training images that are looked at for the cause
+ADAM_RATE = 0.1  # from here on Adam and AdamW end in dead neurons, but for batch normalisation
 
 
 def advise(

@@ -34,12 +34,10 @@ from mnist_mlp.words import printable
 log = logging.getLogger(__name__)
 
 FORMAT_VERSION = "3"
-TRAINING_PREFIX = "train."
-"""The names of tensors that only training needs begin with this."""
+TRAINING_PREFIX = "train."  # the names of tensors that only training needs begin with this
 MAX_HEADER_BYTES = 1 << 18
 
-ZEROS = "0" * 64
-"""Stands in the place of a digest while the digest is computed."""
+ZEROS = "0" * 64  # stands in the place of a digest while the digest is computed
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -54,7 +52,7 @@ class _Metadata:
     environment: dict[str, Any]
     order_hash: str  # of the order of the examples in the next epoch, or in the one under way
     data_hashes: dict[str, str]  # of each split
-    progress: dict[str, float]  # `seconds` so far; `correct` examples of the epoch under way
+    progress: dict[str, float]  # `seconds` so far, and `correct` examples of the epoch under way
 
 
 _METADATA = TypeAdapter(_Metadata)

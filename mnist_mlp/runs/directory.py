@@ -22,8 +22,7 @@ from mnist_mlp.steps.results import EpochResult
 
 log = logging.getLogger(__name__)
 
-RUNS = Path("runs")
-"""Where run directories are created and looked for, below the current folder."""
+RUNS = Path("runs")  # where run directories are created and looked for, below the current folder
 _CHECKPOINT = re.compile(r"epoch-(\d{3,})(?:-update-(\d+))?\.safetensors")
 _ROW = TypeAdapter(EpochResult)
 
