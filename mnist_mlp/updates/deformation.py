@@ -106,16 +106,11 @@ def basis(device: torch.device) -> Tensor:
     They are x, y, 1, and how far each displacement of the grid, of one pixel, is felt.
     """
     x = ((torch.arange(SIDE, device=device) + 0.5) * PIXEL - 1).expand(SIDE, SIDE)
-    felt = PIXEL * torch.kron(interpolation(device), interpolation(device))
+    each, size = torch.eye(GRID, device=device).view(GRID, 1, GRID, 1), (SIDE, 1)
+    interpolated = F.interpolate(each, size, mode="bicubic", align_corners=True)
+    weights = interpolated.view(GRID, SIDE)  # of each number along a grid's side at each pixel
+    felt = PIXEL * torch.kron(weights, weights)
     return torch.cat([torch.stack([x, x.T, torch.ones_like(x)]).view(3, -1), felt])
-
-
-@cache
-def interpolation(device: torch.device) -> Tensor:
-    """(4, 28): the weight of each number along a grid's side at each pixel (bicubic)."""
-    each = torch.eye(GRID, device=device).view(GRID, 1, GRID, 1)
-    size, mode = (SIDE, 1), "bicubic"
-    return F.interpolate(each, size=size, mode=mode, align_corners=True).view(GRID, SIDE)
 
 
 @dataclass(eq=False)
