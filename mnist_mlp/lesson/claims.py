@@ -9,17 +9,20 @@ later step, so the first row that is not ok shows which step is broken.
 import copy
 import math
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
+import yaml
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from mnist_mlp.config import load_config
 from mnist_mlp.constants import LESSON_PARAMETERS
 from mnist_mlp.lesson import measures
-from mnist_mlp.lesson.table import ROWS, Claim, Claims, fill
 from mnist_mlp.mnist_files import has_mnist
+from mnist_mlp.notebook_html import NotebookHtml
 from mnist_mlp.steps.backprop import autograd, chain_rule
 from mnist_mlp.steps.data import Dataset, Split, epoch_order, load_dataset
 from mnist_mlp.steps.loss import cross_entropy, softmax
@@ -27,11 +30,40 @@ from mnist_mlp.steps.model import build_mlp, count_parameters
 from mnist_mlp.steps.optimizer import build_optimizer
 from mnist_mlp.steps.train import EpochResult, fit
 
+ROWS: dict[str, dict[str, Any]] = yaml.safe_load(
+    Path(__file__).with_name("claims.yaml").read_text("utf-8")
+)
+"""The rows of claims.yaml by id, in the lesson's order."""
 LOGITS, LABEL = (1.2, 0.3, -0.5, 0.1, 3.8, 0.2, -0.1, 8.1, 0.4, 0.9), 7
 WORKED = torch.tensor([LOGITS, LOGITS], dtype=torch.float64)
 """The lesson's worked example; as a batch of two, to notice a softmax over the wrong dimension."""
 SOFTMAX = (0.00099, 0.00040, 0.00018, 0.00033, 0.01334, 0.00036, 0.00027, 0.98295, 0.00045, 0.00073)
 """The softmax of these logits in float64, rounded to five decimals."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A row that is filled in; `ok` if the program computes the correct result."""
+
+    id: str
+    step: int | None
+    claim: str
+    lesson: str
+    computed: str
+    verdict: Literal["holds", "rounds", "differs", "rule", "cited"]
+    ok: bool
+    note: str = ""
+
+
+class Claims(NotebookHtml, tuple[Claim, ...]):
+    """All rows."""
+
+
+def fill(id_: str, ok: bool, text: str = "computed", /, **parts: Any) -> Claim:
+    """Fill in a row: the parts go into its text of that name, or replace its verdict."""
+    row = {"computed": "{computed}", "verdict": "holds" if ok else "differs"} | ROWS[id_]
+    said = row["step"], row["claim"], row["lesson"], row[text].format(**parts)
+    return Claim(id_, *said, parts.get("verdict") or row["verdict"], ok, row.get("note", ""))
 
 
 def check_lesson(data: Dataset | None = None) -> Claims:

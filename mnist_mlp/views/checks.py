@@ -10,8 +10,7 @@ from torch.nn.utils import parameters_to_vector
 
 from mnist_mlp.constants import LESSON_LAYER_SIZES, LESSON_PARAMETERS
 from mnist_mlp.lesson import measures
-from mnist_mlp.lesson.claims import judge_collapse, judge_small_step, judge_untrained
-from mnist_mlp.lesson.table import Claim, fill
+from mnist_mlp.lesson.claims import Claim, fill, judge_collapse, judge_small_step, judge_untrained
 from mnist_mlp.runs.checkpoint import Checkpoint, weights_sha256
 from mnist_mlp.steps.backprop import autograd, chain_rule, is_linear_relu_stack
 from mnist_mlp.steps.data import Dataset, to_images

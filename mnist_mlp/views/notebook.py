@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mnist_mlp.config import Config
-from mnist_mlp.lesson.table import Claims
+from mnist_mlp.lesson.claims import Claims
 from mnist_mlp.lesson.trace import Trace
 from mnist_mlp.pictures.predict import Prediction, to_png
 from mnist_mlp.pictures.preprocess import Pixels

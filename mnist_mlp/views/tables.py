@@ -17,7 +17,7 @@ from mnist_mlp.steps.results import EpochResult
 from mnist_mlp.words import words
 
 if TYPE_CHECKING:
-    from mnist_mlp.lesson.table import Claim
+    from mnist_mlp.lesson.claims import Claim
     from mnist_mlp.runs.listing import RunSummary
     from mnist_mlp.runs.sweep import Trial
     from mnist_mlp.steps.evaluate import Evaluation

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mnist_mlp.lesson.claims import check_lesson
-from mnist_mlp.lesson.table import Claim
+from mnist_mlp.lesson.claims import Claim, check_lesson
 from mnist_mlp.steps.data import Dataset, load_dataset
 from tests.conftest import REPOSITORY, Outcome, Program
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mnist_mlp.config import load_config
-from mnist_mlp.lesson.table import Claim
+from mnist_mlp.lesson.claims import Claim
 from mnist_mlp.runs.checkpoint import Checkpoint, load_checkpoint, weights_sha256
 from mnist_mlp.runs.environment import load_config_dataset
 from mnist_mlp.steps.data import Dataset
