@@ -140,9 +140,8 @@ def judge_collapse(
     for layer in others:
         W, b = layer.weight @ W, layer(b)
     merged = images @ W.T + b
-    linear, full = (
-        measures.relative_difference(network(images), merged) for network in (stack, model)
-    )
+    linear = measures.relative_difference(stack(images), merged)
+    full = measures.relative_difference(model(images), merged)
     return fill("collapse", linear <= apart and full >= active, linear=linear, full=full)
 
 
