@@ -103,7 +103,21 @@ class GraphedUpdater(DeformingUpdater):
         These are undone afterwards, in the position, the model and the optimizer's state.
         """
         before = [tensor.clone() for tensor in self._changing()]
-        replay = self._warm_up_and_record(count, batch)
+        stream = torch.cuda.Stream() if self.batch.is_cuda else None  # type: ignore[no-untyped-call]
+        if stream:
+            stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*capturable")  # not recorded yet
+            for _ in range(3):
+                self.batch.fill_(batch)
+                self._make_next(count)
+        replay: Callable[[], None] = partial(self._make_next, count)
+        if stream:
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self._make_next(count)
+            replay = graph.replay
         self.batch.fill_(batch)
         for tensor, value in zip(self._changing(), before, strict=True):
             tensor.copy_(value)
@@ -114,23 +128,6 @@ class GraphedUpdater(DeformingUpdater):
         yield from self.model.state_dict().values()
         for state in self.optimizer.state.values():
             yield from state.values()
-
-    def _warm_up_and_record(self, count: int, batch: int) -> Callable[[], None]:
-        stream = torch.cuda.Stream() if self.batch.is_cuda else None  # type: ignore[no-untyped-call]
-        if stream:
-            stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*capturable")  # not recorded yet
-            for _ in range(3):
-                self.batch.fill_(batch)
-                self._make_next(count)
-        if not stream:
-            return partial(self._make_next, count)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._make_next(count)
-        return graph.replay
 
 
 def _pieces(tensor: Tensor) -> Sequence[Tensor]:
