@@ -7,7 +7,6 @@ pickle of code, the only pickle that is ever read.
 import hashlib
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,16 +47,12 @@ class DisjointArrays(CompilerBase):
         return [DefaultPassBuilder.define_nopython_pipeline(self.state)]  # type: ignore[no-untyped-call]
 
 
-def inner(function: Function, **options: Any) -> Function:
-    """Compile a function that only compiled functions call."""
-    njit: Any = numba.njit
-    inner_only = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return njit(**OPTIONS, **inner_only, **options)(function)  # type: ignore[no-any-return]
-
-
-inlined = partial(inner, inline="always")
+_INNER = OPTIONS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+inner: Callable[[Function], Function] = numba.njit(**_INNER)
+"""Compiles a function that only compiled functions call."""
+inlined: Callable[[Function], Function] = numba.njit(**_INNER, inline="always")
 """Compiles a function as a part of those that call it, which is quicker to compile."""
-disjoint = partial(inner, pipeline_class=DisjointArrays)
+disjoint: Callable[[Function], Function] = numba.njit(**_INNER, pipeline_class=DisjointArrays)
 """`inner`, for functions whose array arguments do not overlap."""
 
 
