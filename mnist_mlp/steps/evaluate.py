@@ -9,8 +9,7 @@ from mnist_mlp.notebook_html import NotebookHtml
 from mnist_mlp.steps.data import to_images
 from mnist_mlp.steps.loss import cross_entropies
 
-CHUNK = 2_000
-"""Images in one forward pass. It limits memory and changes results only by rounding."""
+CHUNK = 2_000  # images in one forward pass: limits memory, and changes results only by rounding
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,7 @@ from mnist_mlp.steps.loss import cross_entropies
 from mnist_mlp.steps.model import fold_batch_norm
 from mnist_mlp.steps.results import EpochResult as EpochResult
 
-PROGRESS_S = 0.2
-"""Seconds between two `Progress` reports. Each one waits for the device."""
+PROGRESS_S = 0.2  # seconds between two `Progress` reports, each of which waits for the device
 
 
 @dataclass(frozen=True)

@@ -18,15 +18,13 @@ from mnist_mlp.updates.deformation import Deformation, deform, draw
 from mnist_mlp.updates.loop import Adam, Layer, Layers, Norm, Norms, Sgd
 from mnist_mlp.updates.machine_code import Array, CachedFunction
 
-REGISTER = 16
-"""Float32 numbers in the widest vector register, AVX-512's."""
+REGISTER = 16  # float32 numbers in the widest vector register, AVX-512's
 PIECE = 64
 """Examples that go through the network at a time, so that their numbers stay in a CPU's nearest
 caches; with batch normalisation the whole batch does. In a batch of no more examples plain gradient
 descent changes the weights example by example: at a learning rate of 0.1 an epoch's change then has
 a relative rounding error of 2e-5, not 3e-6."""
-BLOCK = 256
-"""Images deformed at a time: what they take stays in a CPU's second-level cache."""
+BLOCK = 256  # images deformed at a time: what they take stays in a CPU's second-level cache
 WORK_PER_CALL = 300_000_000
 """Weights × examples after which the loop returns, if these are more than a batch: some
 milliseconds. Signals are heard then."""

@@ -19,10 +19,8 @@ from mnist_mlp.constants import SIDE
 from mnist_mlp.steps.data import keyed_generator
 from mnist_mlp.steps.train import TorchUpdater
 
-GRID = 4
-"""Displacements along each side of the elastic grid."""
-PIXEL = 2 / SIDE
-"""In coordinates that go from −1 to 1 across an image."""
+GRID = 4  # displacements along each side of the elastic grid
+PIXEL = 2 / SIDE  # in coordinates that go from −1 to 1 across an image
 AFFINE_NUMBERS = 6
 """Random numbers of one affine map: rotation, scale of x, scale of y, shear, right, down."""
 

@@ -17,8 +17,7 @@ from mnist_mlp.updates.machine_code import Array, disjoint, inlined, inner
 BANDS = 4
 """Equal parts of an image. A batch's gradients are added part by part, so that the rows of one part
 stay in the CPU's nearest caches."""
-WIDTH = 128
-"""Outputs of the lesson's layer 1. A loop of a known length keeps its sums in registers."""
+WIDTH = 128  # outputs of the lesson's layer 1: a loop of known length keeps its sums in registers
 
 
 class Layer(NamedTuple):
@@ -48,8 +47,7 @@ class Norm(NamedTuple):
 
 
 Layers = tuple[Layer, ...]
-Norms = tuple[Norm, ...] | None
-"""For each layer but the last; None without batch norm."""
+Norms = tuple[Norm, ...] | None  # for each layer but the last; None without batch norm
 
 
 class Sgd(NamedTuple):

@@ -18,8 +18,7 @@ from mnist_mlp.updates.collectives import largest_of_processes, sum_over_process
 from mnist_mlp.updates.deformation import DeformingUpdater
 from mnist_mlp.updates.ranks import processes, rank
 
-ASK_EVERY = 16
-"""Updates after which the processes ask each other whether a progress report is due."""
+ASK_EVERY = 16  # updates after which the processes ask each other whether a progress report is due
 
 
 @dataclass(eq=False)

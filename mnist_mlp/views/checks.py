@@ -19,8 +19,7 @@ from mnist_mlp.steps.model import count_parameters
 from mnist_mlp.steps.train import EpochResult
 from mnist_mlp.views.predictions import predict_probabilities
 
-BATCH = 64
-"""Training images in the mini-batch of steps 2, 6 and 7."""
+BATCH = 64  # training images in the mini-batch of steps 2, 6 and 7
 
 
 def check_network(

@@ -24,8 +24,7 @@ from mnist_mlp.views.plots import Picture, draw_pictures
 from mnist_mlp.views.tables import describe_metrics, describe_runs
 from mnist_mlp.yaml_lines import dump_yaml
 
-MAX_SVG_BYTES = 200_000
-"""A picture whose SVG is larger is put into the page as PNG."""
+MAX_SVG_BYTES = 200_000  # a picture whose SVG is larger is put into the page as PNG
 
 
 @cpu_threads(1)  # matrix products are small here

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from mnist_mlp.steps.evaluate import Evaluation
 
 NO_RUNS = "no runs here yet; begin with: mnist-mlp train --config digits"
-Rows = list[list[str | Text]]
-"""A table; the first row has the columns' headings."""
+Rows = list[list[str | Text]]  # a table; the first row has the columns' headings
 
 
 def make_table(rows: Rows, edge: bool = False) -> Table:

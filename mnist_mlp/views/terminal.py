@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from mnist_mlp.runs.training import RunEvent, RunResult, RunStart
 
 SHADES = " ░▒▓█"
-LIVE = find_spec("ipywidgets") is not None
-"""Whether a notebook can show a live line."""
+LIVE = find_spec("ipywidgets") is not None  # whether a notebook can show a live line
 
 
 class Output(Console):
