@@ -77,7 +77,9 @@ class Program:
         for name in ("out", "err"):
             (self._printed / name).touch()
         one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        with mock.patch.dict(os.environ, one_thread):  # a process with threads is not to be forked
+        # A process with threads is not to be forked. The server looks for modules in its folder
+        # first: in the current one another copy of the package may lie.
+        with mock.patch.dict(os.environ, one_thread), contextlib.chdir(Path(__file__).parents[1]):
             forkserver.ensure_running()
         where = (Path.cwd(), self._printed, dict(os.environ), package)
         self._process = CONTEXT.Process(

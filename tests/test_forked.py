@@ -1,7 +1,10 @@
 """A forked program is what a started one is; scripts/forked.py."""
 
+import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -21,6 +24,21 @@ def test_it_has_the_folder_the_environment_and_the_arguments_of_here(
         assert line in outcome.out.splitlines()
     monkeypatch.delenv("MNIST_MLP_DATA")
     assert "  root: data\n" in Program("validate", "--config", "some.yaml").wait().out
+
+
+def test_another_package_in_the_folder_is_not_imported(tmp_path: Path) -> None:
+    Path("mnist_mlp").mkdir()
+    Path("mnist_mlp/__init__.py").write_text("1 / 0")
+    script = tmp_path / "elsewhere" / "script.py"
+    script.parent.mkdir()
+    script.write_text(
+        "from scripts.forked import Program\n"
+        "if __name__ == '__main__':\n"
+        "    print(Program('count-params').wait())\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    printed = subprocess.check_output([sys.executable, script], env=environment, text=True)
+    assert "total   109,386 parameters" in printed
 
 
 def say_hello(mark: Mark) -> None:
