@@ -193,7 +193,9 @@ def evaluate(
     with environment.cpu_threads(environment.threads_of(checkpoint.config)):
         evaluation = evaluate_model(model, *examples)
     console.print(f"{checkpoint.path}: {data.name}, {split} split")
-    tables.show_evaluation(console, evaluation)
+    for line, rows in tables.describe_evaluation(evaluation):
+        console.print(line)
+        console.print(tables.make_table(rows, edge=True))
     head, sha256 = {"dataset": data.name, "split": split}, weights_sha256(model)
     scores = {"per_class": [asdict(row) for row in evaluation.per_class]}
     console.print_result(head | asdict(evaluation) | scores | {"weights_sha256": sha256})

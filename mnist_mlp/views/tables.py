@@ -52,13 +52,6 @@ def describe_evaluation(evaluation: "Evaluation") -> Iterator[tuple[str, Rows]]:
     yield "confusion matrix: rows are true digits, columns are predictions", matrix
 
 
-def show_evaluation(console: Console, evaluation: "Evaluation") -> None:
-    """Print loss and accuracy, a row per digit, and the confusion matrix."""
-    for line, rows in describe_evaluation(evaluation):
-        console.print(line)
-        console.print(make_table(rows, edge=True))
-
-
 def show_claims(console: Console, claims: Sequence["Claim"]) -> None:
     """Print a table for each step: what the lesson says, what is computed, and the verdict."""
     for step, rows in groupby(claims, key=lambda claim: claim.step):
