@@ -1,7 +1,6 @@
 """The commands that check and list: the lesson's numbers, configs, and MNIST's files."""
 
 from collections import Counter
-from dataclasses import asdict
 
 import typer
 
@@ -30,7 +29,7 @@ def count_params(
     verdict = f"{'as' if matches else 'not as'} in the lesson ({LESSON_PARAMETERS:,})"
     console.print(f"total   {total:,} parameters, {verdict}")
     counts = {"total": total, "lesson_total": LESSON_PARAMETERS, "matches_lesson": matches}
-    console.print_result({"layers": [asdict(layer) for layer in layers], **counts})
+    console.print_result({"layers": layers, **counts})
     if loaded.model.layer_sizes == LESSON_LAYER_SIZES and not matches:
         raise typer.Exit(1)
 
@@ -51,7 +50,7 @@ def check_lesson(console: Output, root: common.Root = None) -> None:
     failed = [claim.id for claim in claims if not claim.ok]
     summary = {"dataset": data.name, "rows": len(claims), "ok": len(claims) - len(failed)}
     summary |= Counter(claim.verdict for claim in claims)
-    console.print_result({"claims": [asdict(claim) for claim in claims], "summary": summary})
+    console.print_result({"claims": claims, "summary": summary})
     if failed:
         raise CheckFailedError(f"not as expected: {', '.join(failed)}; this program computes wrong")
 

@@ -1,6 +1,5 @@
 """The commands about runs: train, sweep, runs, eval, report, handout, export."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -196,9 +195,8 @@ def evaluate(
     for line, rows in tables.describe_evaluation(evaluation):
         console.print(line)
         console.print(tables.make_table(rows, edge=True))
-    head, sha256 = {"dataset": data.name, "split": split}, weights_sha256(model)
-    scores = {"per_class": [asdict(row) for row in evaluation.per_class]}
-    console.print_result(head | asdict(evaluation) | scores | {"weights_sha256": sha256})
+    more = {"per_class": evaluation.per_class, "weights_sha256": weights_sha256(model)}
+    console.print_result({"dataset": data.name, "split": split} | vars(evaluation) | more)
 
 
 @common.command(without="json_")

@@ -37,9 +37,9 @@ class Output(Console):
         super().__init__(highlight=False, markup=False, emoji=False, soft_wrap=True, **settings)
 
     def print_result(self, value: Any) -> None:
-        """Print a command's result to stdout as one line of JSON, where stdout is for that."""
+        """Where stdout is for JSON, print a result there in one line; of a dataclass its fields."""
         if self.stderr:
-            Output().out(json.dumps(value, allow_nan=False))
+            Output().out(json.dumps(value, allow_nan=False, default=vars))
 
     def _check_buffer(self) -> None:
         try:
