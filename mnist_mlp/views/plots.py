@@ -62,19 +62,26 @@ def draw_pictures(
     evaluation = evaluate_model(checkpoint.model, *data.test)
     p = predict_probabilities(checkpoint.model, data.test.pixels)  # (N, C)
     if rows:
-        yield _curves(rows, f"{run} · {data.name}")
+        first, last = (show_loss(row.train_loss) for row in (rows[0], rows[-1]))
+        yield Picture(
+            stem="curves",
+            shows=f"The training loss goes from {first} to {last} in {rows[-1].epoch} epochs.",
+            figure=figures.draw_curves(rows, f"{run} · {data.name}"),
+            numbers=to_csv([field.name for field in fields(EpochResult)], map(astuple, rows)),
+        )
     yield from _about_digits(evaluation, test)
     yield from _about_confidence(p, data.test, test)
-    yield _tiles(checkpoint.model.get_parameter("layer1.weight").detach().numpy(), network)
-
-
-def _curves(rows: Sequence[EpochResult], footer: str) -> Picture:
-    first, last = (show_loss(row.train_loss) for row in (rows[0], rows[-1]))
-    return Picture(
-        stem="curves",
-        shows=f"The training loss goes from {first} to {last} in {rows[-1].epoch} epochs.",
-        figure=figures.draw_curves(rows, footer),
-        numbers=to_csv([field.name for field in fields(EpochResult)], map(astuple, rows)),
+    weights = checkpoint.model.get_parameter("layer1.weight").detach().numpy()
+    shown = weights[: figures.MOST_TILES]
+    yield Picture(
+        stem="tiles",
+        shows=f"The weights of {len(shown)} neurons, from {shown.min():.2f} to {shown.max():.2f}.",
+        figure=figures.draw_tiles(weights, network),
+        numbers=to_csv(
+            ["neuron", *(f"pixel {k}" for k in range(shown.shape[1]))],
+            # 9 digits distinguish any two float32 numbers.
+            ([k, *(f"{weight:.9g}" for weight in row)] for k, row in enumerate(shown)),
+        ),
     )
 
 
@@ -126,18 +133,4 @@ def _about_confidence(p: NDArray[np.float64], test: Split, footer: str) -> Itera
         numbers=json.dumps({"expected_error": error, "bins": [*map(asdict, bins)]}, indent=1)
         + "\n",
         kind="json",
-    )
-
-
-def _tiles(weights: NDArray[np.float32], footer: str) -> Picture:
-    shown = weights[: figures.MOST_TILES]
-    return Picture(
-        stem="tiles",
-        shows=f"The weights of {len(shown)} neurons, from {shown.min():.2f} to {shown.max():.2f}.",
-        figure=figures.draw_tiles(weights, footer),
-        numbers=to_csv(
-            ["neuron", *(f"pixel {k}" for k in range(shown.shape[1]))],
-            # 9 digits distinguish any two float32 numbers.
-            ([k, *(f"{weight:.9g}" for weight in row)] for k, row in enumerate(shown)),
-        ),
     )
