@@ -7,7 +7,6 @@ gradients for them, with which it compares its own results when it opens.
 
 import base64
 import copy
-import dataclasses
 import hashlib
 import json
 import re
@@ -63,7 +62,7 @@ def _page(data: dict[str, Any]) -> bytes:
     parts = {part.name: part.read_text(encoding="utf-8") for part in folder.iterdir()}
     parts["title"] = escape(data["run"])
     # Without < no text in the data can end its script element.
-    parts["data"] = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
+    parts["data"] = json.dumps(data, allow_nan=False, default=vars).replace("<", "\\u003c")
     page = re.sub(r"\{\{([\w.]+)\}\}", lambda match: parts[match[1]], parts["page.html"])
     for tag in ("style", "script"):
         content = page.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
@@ -96,7 +95,7 @@ def _page_data(checkpoint: Checkpoint, data: Dataset, extra: int) -> dict[str, A
         "never_lit": torch.nonzero(data.train.pixels.amax(dim=0) == 0).flatten().tolist(),
         "training_images": len(data.train.labels),
         "confusion": evaluate_model(checkpoint.model, *data.test).confusion_matrix,
-        "rows": [dataclasses.asdict(row) for row in checkpoint.rows()],
+        "rows": checkpoint.rows(),
         "epoch": checkpoint.epoch,
         "update": checkpoint.update,
         "seed": checkpoint.config.seed,
@@ -108,8 +107,7 @@ def _page_data(checkpoint: Checkpoint, data: Dataset, extra: int) -> dict[str, A
 def random_images(test: Split) -> list[int]:
     """The test images on which the page measures: the same whatever the network."""
     generator = torch.Generator().manual_seed(0)
-    indexes: list[int] = torch.randperm(len(test.labels), generator=generator)[:IMAGES].tolist()
-    return indexes
+    return list(torch.randperm(len(test.labels), generator=generator)[:IMAGES].tolist())
 
 
 def _choose(model: nn.Module, test: Split, extra: int) -> list[int]:

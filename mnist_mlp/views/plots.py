@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from typing import Literal
 
 import numpy as np
@@ -130,7 +130,6 @@ def _about_confidence(p: NDArray[np.float64], test: Split, footer: str) -> Itera
         stem="calibration",
         shows=f"Accuracy against confidence, in {len(bins)} bins.",
         figure=figures.draw_calibration(error, bins, footer),
-        numbers=json.dumps({"expected_error": error, "bins": [*map(asdict, bins)]}, indent=1)
-        + "\n",
+        numbers=json.dumps({"expected_error": error, "bins": bins}, indent=1, default=vars) + "\n",
         kind="json",
     )
