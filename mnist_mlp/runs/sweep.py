@@ -56,8 +56,10 @@ def plan(source: str, overrides: Sequence[str], name: str | None = None) -> list
     A comma inside brackets belongs to a value. The runs lie in `runs/<name>`, by default
     `runs/<config's name>-sweep`. A UsageError where nothing is varied, or a config is not valid.
     """
-    parts = (override.partition("=") for override in overrides)
-    options = {key: re.split(r",(?![^\[\]]*\])", values) for key, _, values in parts}
+    options = {}
+    for key, _, values in (override.partition("=") for override in overrides):
+        apart = (value.strip() for value in re.split(r",(?![^\[\]]*\])", values))
+        options[key] = list(dict.fromkeys(apart))  # a value that is repeated is trained once
     varied = [key for key, values in options.items() if len(values) > 1]
     if not varied:
         raise UsageError("nothing to vary: give a key several values, such as seed=0,1,2")

@@ -131,6 +131,8 @@ def test_values_are_split_at_commas_outside_brackets() -> None:
     assert [trial.run_dir.name for trial in trials[1:3]] == [
         "layer_sizes=-784,10-,seed=2", "layer_sizes=784-32-10,seed=1",
     ]  # fmt: skip
+    spaced = plan("digits", ["seed=0, 1,0"])
+    assert [trial.run_dir.name for trial in spaced] == ["seed=0", "seed=1"]
     both = plan("digits", ["optimizer.name=sgd,adam", "schedule.name=cosine,constant"])
     assert both[1].run_dir == Path("runs/digits-sweep/optimizer.name=sgd,schedule.name=constant")
 
@@ -144,7 +146,7 @@ def test_two_keys_that_end_alike_are_told_apart(run: Callable[..., Outcome]) -> 
     assert head[:2] == ["optimizer.name", "schedule.name"]
 
 
-@pytest.mark.parametrize("overrides", [["seed=1"], []])
+@pytest.mark.parametrize("overrides", [["seed=1"], ["seed=1,1"], []])
 def test_a_sweep_needs_something_to_vary(overrides: list[str]) -> None:
     with pytest.raises(UsageError, match="nothing to vary: give a key several values"):
         plan("digits", overrides)
