@@ -15,6 +15,7 @@ from mnist_mlp.lesson.measures import gradients
 from mnist_mlp.notebook_html import NotebookHtml
 from mnist_mlp.steps.backprop import autograd
 from mnist_mlp.steps.loss import cross_entropy, softmax
+from mnist_mlp.steps.model import fold_batch_norm
 from mnist_mlp.steps.optimizer import build_optimizer
 
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
@@ -68,7 +69,7 @@ def trace_image(
 
     The learning rate is for Step 7's only update, which is plain gradient descent.
     """
-    model = copy.deepcopy(model).double()
+    model = copy.deepcopy(fold_batch_norm(model)).double()
     x, y = image.double().unsqueeze(0), torch.tensor([label])
     layers, factors = list[Layer](), list[Factor]()  # factors from the first layer to the loss
     _, *modules = model.named_children()  # Flatten, then Linear and activation in turn

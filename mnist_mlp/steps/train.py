@@ -210,8 +210,9 @@ class _Tracker:
 
     def __post_init__(self) -> None:
         examples, device = len(self.data.train.labels), self.data.train.labels.device
-        self.learning_rate = next(rates := iter(self.learning_rates))
-        self.learning_rates = chain([self.learning_rate], rates)
+        if (first := next(rates := iter(self.learning_rates), None)) is None:
+            raise ValueError("there are no learning_rates")
+        self.learning_rate, self.learning_rates = first, chain([first], rates)
         self.batches = math.ceil(examples / self.updater.batch_size)
         self.logits = torch.empty(examples, CLASSES, device=device)
         self.losses = torch.empty(examples, device=device)

@@ -57,6 +57,14 @@ def test_the_trace_is_what_pytorch_computes() -> None:
         assert torch.allclose(traced.gradients[name], parameter.grad, atol=1e-13)
 
 
+def test_batch_normalisation_is_traced_as_part_of_the_layer_before_it() -> None:
+    model, image = build_mlp(seed=0, batch_norm=True), torch.rand(784)
+    logits = model.eval()(image[None])[0]
+    traced = trace_image(model.train(), image, 3)
+    assert [layer.name for layer in traced.layers] == ["layer1", "layer2", "layer3"]
+    assert torch.allclose(traced.logits.float(), logits, atol=1e-5)
+
+
 def test_a_hopeless_guess_has_finite_factors() -> None:
     model = build_mlp((784, 10))
     with torch.no_grad():

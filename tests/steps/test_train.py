@@ -94,6 +94,14 @@ def test_both_backward_paths_give_the_same_training() -> None:
         assert by_hand.test_loss == pytest.approx(by_autograd.test_loss, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("rates", "said"), [([], "no learning_rates"), ([0.1] * 4, "within epoch 2")]
+)
+def test_too_few_learning_rates_are_refused(rates: list[float], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        rows(build_mlp(seed=0), digits(), learning_rates=rates, batch_size=450, epochs=2)
+
+
 def test_schedules_are_stepped_every_update() -> None:
     model = build_mlp(seed=0)
     steps = learning_rates("step", 0.1, 6, step_updates=3, gamma=0.5)
