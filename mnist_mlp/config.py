@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from mnist_mlp.constants import CLASSES, INPUT_SIZE, LESSON_LAYER_SIZES, TRAINING_EXAMPLES
 from mnist_mlp.errors import ConfigError
-from mnist_mlp.words import words
+from mnist_mlp.words import WORDS
 from mnist_mlp.yaml_lines import KeyPath, YamlReader, dotted, dump_yaml, shown
 
 DATA_ROOT_VARIABLE = "MNIST_MLP_DATA"  # in the environment: overrides a file's `data.root`
@@ -327,12 +327,12 @@ def _messages(error: ValidationError, places: dict[KeyPath, str], file: str) -> 
             yield f"{place}: {dotted(path)}: unknown key; {hint}"
             continue
         message = detail["msg"]
-        for theirs, ours in words()["pydantic"].items():
+        for theirs, ours in WORDS["pydantic"].items():
             message = re.sub(theirs, ours, message)
         if kind == "model_type":
             message = f"must be a section with its own keys: {', '.join(_keys(path))}"
         elif kind == "string_pattern_mismatch":
-            message = words()["pattern"][dotted(path[:2])]
+            message = WORDS["pattern"][dotted(path[:2])]
         yield f"{place}: {dotted(path)}: {message}, not {shown(value)}"
 
 
@@ -344,7 +344,7 @@ def short_keys(keys: Sequence[str]) -> list[str]:
 
 def resembling_key(name: str, section: KeyPath = ()) -> str | None:
     """The key whose last part resembles a name, first among those of the same section."""
-    name = words()["short"].get(name, name)
+    name = WORDS["short"].get(name, name)
     everywhere = {key.rpartition(".")[2]: key for key in reversed(Config().flat())}
     for names in ({key: dotted((*section, key)) for key in _keys(section)}, everywhere):
         if close := difflib.get_close_matches(name, names, n=1):

@@ -15,7 +15,7 @@ import yaml
 from yaml.constructor import SafeConstructor
 
 from mnist_mlp.errors import ConfigError
-from mnist_mlp.words import printable, words
+from mnist_mlp.words import WORDS, printable
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 8
@@ -109,7 +109,7 @@ class YamlReader:
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             said = str(error.problem)
-            known = (ours for part, ours in words()["yaml"].items() if part in said)
+            known = (ours for part, ours in WORDS["yaml"].items() if part in said)
             reason = next(known, printable(said))
             self.problems.append(f"{place(line)}: invalid YAML: {reason}")
         except (yaml.YAMLError, ValueError, OverflowError):

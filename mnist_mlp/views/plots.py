@@ -19,7 +19,7 @@ from mnist_mlp.steps.evaluate import Evaluation, evaluate_model
 from mnist_mlp.steps.train import EpochResult
 from mnist_mlp.views import figures
 from mnist_mlp.views.predictions import Mistake, calibrate, find_mistakes, predict_probabilities
-from mnist_mlp.words import words
+from mnist_mlp.words import WORDS
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Picture(NotebookHtml):
     @property
     def caption(self) -> str:
         """How to read it."""
-        return words()["captions"][self.stem]
+        return WORDS["captions"][self.stem]
 
     def files(self) -> dict[str, bytes]:
         """The figure as PNG and SVG, and its numbers, by file name."""

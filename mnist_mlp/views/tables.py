@@ -14,7 +14,7 @@ from rich.text import Text
 from mnist_mlp.config import short_keys
 from mnist_mlp.constants import show_loss
 from mnist_mlp.steps.results import EpochResult
-from mnist_mlp.words import words
+from mnist_mlp.words import WORDS
 
 if TYPE_CHECKING:
     from mnist_mlp.lesson.claims import Claim
@@ -55,7 +55,7 @@ def describe_evaluation(evaluation: "Evaluation") -> Iterator[tuple[str, Rows]]:
 def show_claims(console: Console, claims: Sequence["Claim"]) -> None:
     """Print a table for each step: what the lesson says, what is computed, and the verdict."""
     for step, rows in groupby(claims, key=lambda claim: claim.step):
-        title = words()["steps"][str(step)]
+        title = WORDS["steps"][str(step)]
         table = Table(box=box.SIMPLE, title=title, title_justify="left", expand=True)
         for name, ratio in {"claim": 5, "the lesson": 4, "computed": 6}.items():
             table.add_column(name, ratio=ratio)
