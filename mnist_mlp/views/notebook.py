@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from rich.console import Console
-
 from mnist_mlp.config import Config
 from mnist_mlp.lesson.claims import Claims
 from mnist_mlp.lesson.trace import Trace
@@ -35,12 +33,10 @@ def train_model(
     `mnist_mlp.errors`, and an OSError where the run directory cannot be written to.
     """
     events = run_events(config, run_dir, init_from=init_from)
-    if Console().is_jupyter if progress is None else progress:
+    if terminal.Output().is_jupyter if progress is None else progress:
         with terminal.open_console(json_=False, quiet=False) as console:
             return terminal.show_run(console, events)
-    *_, result = events
-    assert isinstance(result, RunResult)  # noqa: S101 - the last event always is
-    return result
+    return terminal.show_run(terminal.Output(quiet=True), events)
 
 
 def to_html(shown: object) -> str:
