@@ -88,8 +88,7 @@ def train(
         from mnist_mlp.runs.environment import load_config_dataset
         from mnist_mlp.views.report import draw_report
 
-        checkpoint = common.read_checkpoint(result.run_dir)
-        page = draw_report(checkpoint, load_config_dataset(loaded))
+        page = draw_report(common.read_checkpoint(result.run_dir), load_config_dataset(loaded))
         console.print(f"report in {page}")
     console.print_result(result.to_json())
 

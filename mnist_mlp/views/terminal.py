@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from mnist_mlp.pictures.predict import Prediction
     from mnist_mlp.runs.training import RunEvent, RunResult, RunStart
 
-SHADES = " ░▒▓█"
 LIVE = find_spec("ipywidgets") is not None  # whether a notebook can show a live line
 
 
@@ -211,7 +210,7 @@ def show_trace(console: Console, trace: "Trace") -> None:
 
 def _pixels(image: list[list[float]]) -> str:
     """An image with pixels in [0, 1] as blocks, two characters per pixel."""
-    return "\n".join("".join(2 * SHADES[round(4 * x)] for x in row).rstrip() for row in image)
+    return "\n".join("".join(2 * " ░▒▓█"[round(4 * x)] for x in row).rstrip() for row in image)
 
 
 def bar(p: "float | Tensor") -> str:
