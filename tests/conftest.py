@@ -32,7 +32,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide a GPU, except under `pytest -m cuda`: on one, `device: auto` gives other numbers."""
+    """Hide a GPU, except under `pytest -m cuda`: on one, `device: auto` gives other numbers.
+
+    Fixtures that several tests share come before `_alone`, and need its one thread too.
+    """
+    torch.set_num_threads(1)
     if config.getoption("markexpr") != "cuda":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

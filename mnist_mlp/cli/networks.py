@@ -126,7 +126,7 @@ def sweep(
 
     Lists of layer sizes are written with hyphens: model.layer_sizes=784-32-10,784-64-10.
     """
-    trials = plan(config, [*values, *([f"data.root={root}"] if root else [])], name)
+    trials = plan(config, values, name, root)
     with stop_requested() as stop, live(console) as bar:
         task = bar.add_task("", total=len(trials), rate="")
         for done, (trial, how) in enumerate(run_sweep(trials, jobs, stop), start=1):
@@ -210,7 +210,9 @@ def report(
     from mnist_mlp.runs.environment import load_run_dataset
     from mnist_mlp.views.report import compare_runs, draw_report
 
-    if targets and (len(targets) > 1 or len(list_runs(find_run(targets[0]))) > 1):
+    if targets and (len(targets) > 1 or list_runs(find_run(targets[0]))):
+        if best or root:
+            raise UsageError("--best and --root are for the report of one run: omit them here")
         console.print(str(compare_runs(targets, output)))
         return
     checkpoint = common.read_checkpoint(targets[0] if targets else None, best)

@@ -4,6 +4,7 @@ It goes on where it was stopped. With several jobs, each combination is trained 
 forked from one which has imported torch.
 """
 
+import json
 import multiprocessing
 import os
 import re
@@ -50,11 +51,14 @@ class Trial:
         return bool(summary and summary.finished and saved == summary.epochs)
 
 
-def plan(source: str, overrides: Sequence[str], name: str | None = None) -> list[Trial]:
+def plan(
+    source: str, overrides: Sequence[str], name: str | None = None, root: str | None = None
+) -> list[Trial]:
     """The combinations of all values of overrides such as `seed=0,1,2`, the last varying fastest.
 
     A comma inside brackets belongs to a value. The runs lie in `runs/<name>`, by default
-    `runs/<config's name>-sweep`. A UsageError where nothing is varied, or a config is not valid.
+    `runs/<config's name>-sweep`. The data root beats the config's. A UsageError where nothing is
+    varied, or a config is not valid.
     """
     options = {}
     for key, _, values in (override.partition("=") for override in overrides):
@@ -67,7 +71,8 @@ def plan(source: str, overrides: Sequence[str], name: str | None = None) -> list
     trials = []
     for combination in product(*options.values()):
         chosen = dict(zip(options, combination, strict=True))
-        config = load_config(source, [f"{key}={value}" for key, value in chosen.items()])
+        texts = [f"{key}={value}" for key, value in chosen.items()]
+        config = load_config(source, [*texts, *([f"data.root={json.dumps(root)}"] if root else [])])
         folder = ",".join(f"{n}={chosen[key]}" for n, key in short.items())
         run_dir = RUNS / (name or f"{config.name}-sweep") / re.sub(r"[^\w.,=+-]+", "-", folder)
         trials.append(Trial({key: chosen[key] for key in varied}, config, run_dir))

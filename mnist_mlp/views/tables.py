@@ -128,8 +128,9 @@ def show_trial(console: Console, trial: "Trial", how: str) -> None:
     keys = short_keys(list(trial.values))
     words = [f"{key}={value}" for key, value in zip(keys, trial.values.values(), strict=True)]
     if how == "finished" and (run := trial.summary):
-        words += [f" {percent(run.validation_accuracy)} validation"] * bool(run.validation_accuracy)
-        words += [f" {percent(run.test_accuracy)} test"] * (run.test_accuracy is not None)
+        for split in ("validation", "test"):
+            if (accuracy := getattr(run, f"{split}_accuracy")) is not None:
+                words.append(f" {percent(accuracy)} {split}")
         words += [f" {run.seconds or 0:.1f} s"]
     else:
         words += ["", how]

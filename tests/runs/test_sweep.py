@@ -133,6 +133,8 @@ def test_values_are_split_at_commas_outside_brackets() -> None:
     ]  # fmt: skip
     spaced = plan("digits", ["seed=0, 1,0"])
     assert [trial.run_dir.name for trial in spaced] == ["seed=0", "seed=1"]
+    rooted = plan("digits", ["seed=0,1"], root="a, b #c")
+    assert [trial.config.data.root for trial in rooted] == ["a, b #c", "a, b #c"]
     both = plan("digits", ["optimizer.name=sgd,adam", "schedule.name=cosine,constant"])
     assert both[1].run_dir == Path("runs/digits-sweep/optimizer.name=sgd,schedule.name=constant")
 

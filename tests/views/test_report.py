@@ -196,6 +196,17 @@ def test_a_run_whose_name_is_not_utf8(run: Callable[..., Outcome]) -> None:
     assert "runs/bad?" in Path("comparison.html").read_text()
 
 
+@pytest.mark.parametrize("several", [["runs"], ["runs", "runs/digits-001"]])
+def test_a_folder_of_one_run_is_a_comparison_which_has_no_best(
+    several: list[str], digits_run: Path, run: Callable[..., Outcome]
+) -> None:
+    assert run("report", *several) == Outcome(0, "comparison.html\n", "")
+    for option in (["--best"], ["--root", "data"]):
+        refused = run("report", *several, *option)
+        assert (refused.code, refused.out) == (2, "")
+        assert "are for the report of one run" in refused.err
+
+
 def test_a_run_that_ends_with_its_report(run: Callable[..., Outcome]) -> None:
     outcome = run("train", "--config", "digits", "train.epochs=1", "report=true")
     assert outcome.out.splitlines()[-1] == "report in runs/digits-001/report.html"
