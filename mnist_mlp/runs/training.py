@@ -22,7 +22,7 @@ from mnist_mlp.runs.record import Record, refuse_lost_weights, resume_run
 from mnist_mlp.signals import Stop
 from mnist_mlp.steps.data import Dataset, Split
 from mnist_mlp.steps.train import EpochResult, Position, Progress, train
-from mnist_mlp.updates import collectives
+from mnist_mlp.updates import shared
 from mnist_mlp.updates.ranks import local_rank, processes, rank
 
 
@@ -88,21 +88,21 @@ def run_events(
     if config.model.batch_norm and processes() > 1:
         raise UsageError("model.batch_norm: trains in one process, since it looks at whole batches")
     device = resolve_device(config.device)
-    if begun := collectives.remembered_run_directory():  # torchrun has restarted the processes
+    if begun := shared.remembered_run_directory():  # torchrun has restarted the processes
         run_dir, resume = begun, True
     leads = rank() == 0
     if leads and run_dir is not None:
         refuse_unusable(Path(run_dir), resume)
     initial = load_checkpoint(init_from) if init_from else None
     weights = weights_to_begin_with(initial, config) if initial else None
-    with cpu_threads(threads_of(config)), collectives.joined(device):
+    with cpu_threads(threads_of(config)), shared.joined(device):
         data = _load_in_turn(config, device)
         if dry_run:
             config, data = _shortened(config, data)
         opened = open_directory(config.name, run_dir, resume=resume, dry_run=dry_run)
         with opened if leads else nullcontext() as directory:
             if directory and not dry_run:
-                collectives.remember_run_directory(str(directory))
+                shared.remember_run_directory(str(directory))
             checkpoint = None
             if resume and run_dir and not dry_run:
                 checkpoint = _checkpoint_to_resume(Path(run_dir), device)
@@ -144,9 +144,9 @@ def _train(
         test_each_epoch=config.train.test_each_epoch if config.data.test else None,
         resume=start_at,
     )
-    nothing_left = collectives.largest_of_processes(record.ended, device)
+    nothing_left = shared.largest_of_processes(record.ended, device)
     for event in () if nothing_left else events:
-        stopped = collectives.largest_of_processes(stop() or 0, device)
+        stopped = shared.largest_of_processes(stop() or 0, device)
         seconds = before + time.monotonic() - started
         if isinstance(event, Progress):
             yield event
@@ -155,7 +155,7 @@ def _train(
             record.save(seconds, event)
         else:
             row = record.add(replace(event, seconds=before + event.seconds))
-            ended = collectives.largest_of_processes(record.ended, device)
+            ended = shared.largest_of_processes(record.ended, device)
             if record.save_is_due() or (stopped and row.epoch):
                 record.save(seconds)
                 saved = time.monotonic()
@@ -186,10 +186,10 @@ def _advise(record: Record) -> Iterator[str]:
 def _load_in_turn(config: Config, device: torch.device) -> Dataset:
     """Load the data. The first process of each machine goes first: it may have to download them."""
     if local_rank() > 0:
-        collectives.wait_for_processes(device)
+        shared.wait_for_processes(device)
     data = load_config_dataset(config).to(device)
     if local_rank() == 0:
-        collectives.wait_for_processes(device)
+        shared.wait_for_processes(device)
     return data
 
 
@@ -204,7 +204,7 @@ def _checkpoint_to_resume(run_dir: Path, device: torch.device) -> Checkpoint | N
     """The newest whole checkpoint of a run, if it has any. Every process reads it."""
     checkpoint = newest_checkpoint(run_dir)
     read = int(weights_sha256(checkpoint.model)[:12], 16) if checkpoint else -1
-    if collectives.largest_of_processes(read, device) != read:
+    if shared.largest_of_processes(read, device) != read:
         raise CheckpointError(f"{run_dir}: not the same for all processes; they must share it")
     return checkpoint
 
