@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import typer
 from typer import Argument, Option
 
 from mnist_mlp.cli import common
@@ -128,9 +129,10 @@ def sweep(
     """
     trials = plan(config, values, name, root)
     with stop_requested() as stop, live(console) as bar:
-        task = bar.add_task("", total=len(trials), rate="")
-        for done, (trial, how) in enumerate(run_sweep(trials, jobs, stop), start=1):
+        task, failed = bar.add_task("", total=len(trials), rate=""), []
+        for done, (trial, how, code) in enumerate(run_sweep(trials, jobs, stop), start=1):
             tables.show_trial(console, trial, how)
+            failed += [(how, code)] * (code > 0)
             bar.update(task, completed=done, description=f"{done}/{len(trials)} combinations")
     rows = groups(trials)
     tables.show_groups(console, rows)
@@ -138,6 +140,11 @@ def sweep(
         write_csv(csv_, rows)
     runs = [{"values": t.values, "run_dir": str(t.run_dir)} for t in trials]
     console.print_result({"groups": rows, "runs": runs})
+    if failed:
+        why, code = failed[0]
+        told = f"mnist-mlp: {len(failed)} of {len(trials)} combinations were not trained: {why}"
+        typer.echo(told, err=True)
+        raise typer.Exit(code)
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -213,7 +220,7 @@ def report(
     if targets and (len(targets) > 1 or list_runs(find_run(targets[0]))):
         if best or root:
             raise UsageError("--best and --root are for the report of one run: omit them here")
-        console.print(str(compare_runs(targets, output)))
+        console.print(str(compare_runs(targets, output or "")))
         return
     checkpoint = common.read_checkpoint(targets[0] if targets else None, best)
     page = draw_report(checkpoint, load_run_dataset(checkpoint.config, root), output)

@@ -12,8 +12,10 @@ import signal
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from mnist_mlp.config import Config, load_config, short_keys
 from mnist_mlp.errors import DivergedError, MnistMlpError, StoppedError, UsageError
 from mnist_mlp.runs.directory import RUNS, whole_epochs
 from mnist_mlp.runs.listing import RunSummary, summarise
-from mnist_mlp.signals import Stop, stop_requested
+from mnist_mlp.signals import STOP_SIGNALS, Stop, stop_requested
 
 GO_ON = "; the same command goes on"
 
@@ -44,9 +46,12 @@ class Trial:
     @property
     def finished(self) -> bool:
         """Whether its last epoch is trained and saved; a UsageError for a run of another config."""
-        summary = self.summary
-        if summary and summary.config.flat() != self.config.flat():
-            raise UsageError(f"{self.run_dir}: a run of another config; choose another --name")
+        summary, new = self.summary, self.config.flat()
+        old = summary.config.flat() if summary else new
+        for key in new:
+            if old[key] != new[key] and key not in ("data.root", "data.mirrors"):
+                of = f"a run of {key}={old[key]}, not {new[key]}"
+                raise UsageError(f"{self.run_dir}: {of}; choose another --name")
         saved = max(whole_epochs(self.run_dir).values(), default=0)
         return bool(summary and summary.finished and saved == summary.epochs)
 
@@ -79,42 +84,50 @@ def plan(
     return trials
 
 
-def run_sweep(trials: Sequence[Trial], jobs: int, stop: Stop) -> Iterator[tuple[Trial, str]]:
+def run_sweep(trials: Sequence[Trial], jobs: int, stop: Stop) -> Iterator[tuple[Trial, str, int]]:
     """Train what is not finished. Yields each trial with "finished", "diverged" or an error.
 
+    After that comes the error's exit code, or 0. With one job an error ends the sweep.
     A StoppedError where a signal asked for it; what was being trained is saved.
     """
     waiting = [trial for trial in trials if not trial.finished]
-    yield from ((trial, "finished") for trial in trials if trial not in waiting)
+    yield from ((trial, "finished", 0) for trial in trials if trial not in waiting)
     if jobs == 1:
         for trial in waiting:
             try:
-                yield trial, _train(trial, stop)
+                yield trial, _train(trial, stop), 0
             except StoppedError as error:
                 raise StoppedError(error.exit_code - 128, GO_ON) from None
         return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mnist_mlp.runs.training", "sklearn.datasets"])
+    resource_tracker.ensure_running()  # later, it would let signals through
     running: dict[Connection[Any, Any], tuple[Trial, Any]] = {}
     while waiting or running:
         while waiting and len(running) < jobs and not stop():
             receiver, sender = context.Pipe(duplex=False)
             process = context.Process(target=_work, args=(waiting[0], sender))
-            process.start()
+            # A signal is to end neither the server nor a process that is not ready for it.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+            try:
+                process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             sender.close()
             running[receiver] = (waiting.pop(0), process)
         ended = wait(list(running), timeout=0.2)
         for receiver in [receiver for receiver in running if receiver in ended]:
             trial, process = running.pop(receiver)
             try:
-                how = str(receiver.recv())
+                how, code = receiver.recv()
             except EOFError:  # killed, for lack of memory for example
-                how = "its process was lost"
+                how, code = "its process was lost", 9
             process.join()
-            yield trial, how
+            yield trial, how, code
         if number := stop():
             for _, process in running.values():
-                os.kill(process.pid, number)
+                with suppress(ProcessLookupError):  # it has ended
+                    os.kill(process.pid, number)
                 process.join()
             raise StoppedError(number, GO_ON)
 
@@ -139,15 +152,17 @@ def _work(trial: Trial, sender: Any) -> None:
     parent = os.getppid()
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 - the sweep prints
     with stop_requested() as stop:
+        stop()  # from now on a signal is remembered
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
         def stop_or_left() -> int | None:
             return stop() or (None if os.getppid() == parent else signal.SIGTERM)
 
         try:
-            how = _train(trial, stop_or_left)
+            how, code = _train(trial, stop_or_left), 0
         except (MnistMlpError, OSError) as error:
-            how = str(error)
-    sender.send(how)
+            how, code = str(error), getattr(error, "exit_code", 5)
+    sender.send((how, code))
 
 
 def groups(trials: Sequence[Trial]) -> list[dict[str, Any]]:

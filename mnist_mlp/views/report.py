@@ -29,7 +29,7 @@ MAX_SVG_BYTES = 200_000  # a picture whose SVG is larger is put into the page as
 
 @cpu_threads(1)  # matrix products are small here
 def draw_report(
-    checkpoint: Checkpoint, data: Dataset | None = None, folder: Path | None = None
+    checkpoint: Checkpoint, data: Dataset | None = None, folder: str | Path | None = None
 ) -> Path:
     """Draw the pictures of a checkpoint into `plots/`, and write the page `report.html`.
 
@@ -38,7 +38,7 @@ def draw_report(
     The checkpoint's file is read again. After an OSError each file that was written is complete.
     """
     data = data or load_run_dataset(checkpoint.config)
-    folder = folder or checkpoint.run_dir or Path(f"{checkpoint.path.stem}-report")
+    folder = Path(folder or checkpoint.run_dir or f"{checkpoint.path.stem}-report")
     (folder / "plots").mkdir(parents=True, exist_ok=True)
     rows, pictures = checkpoint.rows(), []
     for picture in draw_pictures(checkpoint, data, rows):
@@ -61,7 +61,7 @@ def draw_report(
     )
 
 
-def compare_runs(targets: Sequence[str | Path], folder: Path | None = None) -> Path:
+def compare_runs(targets: Sequence[str | Path], folder: str | Path = "") -> Path:
     """Write the page comparison.html about some runs, or folders of runs.
 
     A UsageError where there is no run of that name, or no epoch to show.
@@ -80,7 +80,7 @@ def compare_runs(targets: Sequence[str | Path], folder: Path | None = None) -> P
         figure=draw_comparison(curves, f"{len(curves)} runs"),
         numbers="",
     )
-    folder = folder or Path()
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     return write_page(
         folder / "comparison.html",

@@ -68,7 +68,9 @@ def test_what_is_finished_is_not_trained_again(run: Callable[..., Outcome]) -> N
     files = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("epoch-*.safetensors")}
     assert run(*SMALL, "--json").out == first
     assert {path: path.stat().st_mtime_ns for path in files} == files
-    assert "a run of another config" in run(*SMALL, "train.batch_size=20").err
+    refused = run(*SMALL, "train.batch_size=20").err
+    assert "seed=0: a run of train.batch_size=16, not 20; choose another --name" in refused
+    assert run(*SMALL, "--root", "elsewhere", "--json").out == first
 
 
 def test_several_jobs_train_the_same(run: Callable[..., Outcome]) -> None:
@@ -94,6 +96,33 @@ def test_a_stopped_sweep_saves_and_goes_on(jobs: int) -> None:
     assert program(*command).code == 0
     assert program(*command, "--name", "whole").code == 0
     assert weights("digits-sweep") == weights("whole")
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1, pytest.param(1.5, marks=pytest.mark.long), 2, 3])
+def test_ctrl_c_at_any_time_is_told_once(seconds: float) -> None:
+    """As a terminal sends it: to the sweep and to all that it has started."""
+    command = ("sweep", "--config", "digits", "seed=0,1,2,3", "train.epochs=300", "--jobs", "2")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mnist_mlp", *command], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a parent may ignore it
+    )  # fmt: skip
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    go_on = "; the same command goes on"
+    assert err in {f"mnist-mlp: stopped by SIGINT{rest}\n" for rest in ("", go_on)}
+    assert "lost" not in out
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_sweep_that_cannot_train_says_so_by_its_exit_code(jobs: int) -> None:
+    command = "sweep", "--config", "digits", "seed=0,1", "device=cuda", "--jobs", str(jobs)
+    process = fresh(*command)
+    _, err = process.communicate()
+    assert process.returncode == 7
+    assert err.count("finds no CUDA device here") == 1
 
 
 @pytest.mark.parametrize(
@@ -167,6 +196,7 @@ def test_a_lost_process_is_told_and_the_others_go_on() -> None:
                 holders.append(int(path.parts[2]))
     os.kill(holders[0], signal.SIGKILL)
     out, err = process.communicate()
-    assert (process.returncode, err) == (0, "")
+    told = "mnist-mlp: 1 of 2 combinations were not trained: its process was lost\n"
+    assert (process.returncode, err) == (9, told)
     assert "seed=0  its process was lost\n" in out
     assert re.search(r"seed=1 .*% test", out)
