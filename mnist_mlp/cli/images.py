@@ -57,7 +57,6 @@ def trace(
     settings = common.read_config(config or "digits", root=root) if untrained else None
     from mnist_mlp.lesson.trace import trace_image
     from mnist_mlp.runs.environment import load_run_dataset
-    from mnist_mlp.steps.data import to_images
     from mnist_mlp.steps.model import build_mlp
 
     if settings:
@@ -86,7 +85,7 @@ def trace(
         x, y = examples.pixels[index], int(examples.labels[index])
         source = {"split": split, "index": index}
         console.print(f"{settings.data.dataset}, {split} split, image {index}")
-    traced = trace_image(model, to_images(x), y, learning_rate)
+    traced = trace_image(model, x, y, learning_rate)
     if not math.isfinite(traced.loss_after):
         raise UsageError(f"--learning-rate {learning_rate:g}: the loss after it overflows")
     show_trace(console, traced)

@@ -24,7 +24,7 @@ from mnist_mlp.views.pages import write_page
 from mnist_mlp.views.report import draw_report
 
 
-def write_handout(checkpoint: Checkpoint, folder: Path, data: Dataset | None = None) -> Path:
+def write_handout(checkpoint: Checkpoint, folder: str | Path, data: Dataset | None = None) -> Path:
     """Write the explorer page, the report, the exercises, the answers, and an index of them.
 
     The data set is the checkpoint's, on the CPU, by default loaded from where the run had it.
@@ -32,11 +32,13 @@ def write_handout(checkpoint: Checkpoint, folder: Path, data: Dataset | None = N
     """
     if len(checkpoint.config.model.layer_sizes) == 2:
         raise UsageError("a handout is about a network with a hidden layer; this one has none")
-    if folder.exists() and any(folder.iterdir()) and not (folder / "exercises.html").exists():
+    folder, explorer = Path(folder), Path(folder, "explorer.html")
+    if folder.exists() and any(folder.iterdir()) and not explorer.exists():
         raise UsageError(f"{folder}: holds other files; choose another --output")
     data = data or load_run_dataset(checkpoint.config)
+    folder.mkdir(parents=True, exist_ok=True)
+    export_html(checkpoint, data, explorer)  # first: it refuses some networks
     draw_report(checkpoint, data, folder)
-    export_html(checkpoint, data, folder / "explorer.html")
     parts = {"run": checkpoint.run_name, "exercises": make_exercises(checkpoint, data)}
     for page, answered in {"exercises": False, "answers": True}.items():
         write_page(folder / f"{page}.html", "exercises.html", answered=answered, **parts)

@@ -27,16 +27,18 @@ def export_network(
     is a checkpoint or named as another format, or a package is missing; an OSError where the file
     cannot be written, and an existing one is left unchanged.
     """
+    if format_ not in get_args(Format):
+        raise UsageError(f"{format_}: no such format; {', '.join(get_args(Format))}")
     name = (checkpoint.run_dir or checkpoint.path.with_suffix("")).absolute().name
     path = Path(output or ".")
     if path.is_dir():
         path /= f"{name}.{format_}"
     if path.suffix[1:] in {*get_args(Format)} - {format_}:
         raise UsageError(f"{path}: is named {path.suffix}, but the format is {format_}")
-    with suppress(CheckpointError):
-        if load_checkpoint(path).environment:  # which an export lacks
-            raise UsageError(f"{path}: is a checkpoint; choose another output")
-    if path.exists():
+    if path.is_file():
+        with suppress(CheckpointError):
+            if load_checkpoint(path).environment:  # which an export lacks
+                raise UsageError(f"{path}: is a checkpoint; choose another output")
         log.info("%s: replaces the file that was there", path)
     # The larger exporters are imported alone, each with the packages that only it needs.
     if format_ == "safetensors":

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mnist_mlp.lesson.measures import gradients
 from mnist_mlp.notebook_html import NotebookHtml
 from mnist_mlp.steps.backprop import autograd
+from mnist_mlp.steps.data import to_images
 from mnist_mlp.steps.loss import cross_entropy, softmax
 from mnist_mlp.steps.model import fold_batch_norm
 from mnist_mlp.steps.optimizer import build_optimizer
@@ -67,9 +68,11 @@ def trace_image(
 ) -> Trace:
     """Take one image (D,) through the eight steps, on a copy of a model from `build_mlp`.
 
-    The learning rate is for Step 7's only update, which is plain gradient descent.
+    The image is bytes, or lies in [0, 1]. The learning rate is for Step 7's only update, which is
+    plain gradient descent.
     """
     model = copy.deepcopy(fold_batch_norm(model)).double()
+    image = to_images(image)
     x, y = image.double().unsqueeze(0), torch.tensor([label])
     layers, factors = list[Layer](), list[Factor]()  # factors from the first layer to the loss
     _, *modules = model.named_children()  # Flatten, then Linear and activation in turn

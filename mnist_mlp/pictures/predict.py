@@ -54,7 +54,7 @@ class Prediction(NotebookHtml):
 
 
 def predict_file(
-    model: nn.Module, path: str | Path, invert: Invert = "auto", steps: Path | None = None
+    model: nn.Module, path: str | Path, invert: Invert = "auto", steps: str | Path | None = None
 ) -> Prediction:
     """Read a picture, preprocess it and classify it with a network on the CPU.
 
@@ -67,7 +67,7 @@ def predict_file(
         if steps:
             for number, (name, picture) in enumerate(found.steps.items(), 1):
                 grey = np.rint(255 * np.clip(picture, 0, 1)).astype(np.uint8)
-                save_picture(grey, steps, f"{path.stem}-{number}-{name}")
+                save_picture(grey, Path(steps), f"{path.stem}-{number}-{name}")
         if found.refusal:
             raise ImageError(found.refusal)
     except ImageError as error:

@@ -128,6 +128,16 @@ def test_what_is_no_handout_is_refused(run: Run) -> None:
     assert not Path("flat").exists()
 
 
+def test_what_was_begun_is_finished_the_next_time(run: Run, digits_run: Path) -> None:
+    wide = ("train.epochs=1", "model.layer_sizes=784-1000-10", "name=wide")
+    run("train", "--config", "digits", *wide)
+    assert "too large for it" in run("handout", "wide-001").err
+    checkpoint = mnist_mlp.load_checkpoint(digits_run)
+    assert mnist_mlp.write_handout(checkpoint, "handout").exists()
+    Path("handout/exercises.html").unlink()
+    assert run("handout", digits_run).code == 0
+
+
 @pytest.mark.long
 @pytest.mark.usefixtures("digits_run")
 def test_links_show_what_they_name(run: Run, browser: Any) -> None:

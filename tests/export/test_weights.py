@@ -6,8 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from safetensors import safe_open
 
+import mnist_mlp
+from mnist_mlp.errors import UsageError
 from mnist_mlp.export.weights import INPUT, export_safetensors
 from mnist_mlp.runs.checkpoint import Checkpoint, weights_sha256
 from mnist_mlp.steps.data import Dataset
@@ -86,3 +89,6 @@ def test_the_command(run: Run) -> None:
     itself = run("export", checkpoint, "--format", "safetensors", "--output", checkpoint)
     assert itself.code == 2
     assert run("eval", "--quiet").code == 0
+    run("export", "digits-001", "--format", "html", "--output", "digits-001").expect(0)
+    with pytest.raises(UsageError, match="pickle: no such format; html, safetensors, onnx, pt2"):
+        mnist_mlp.export_network(mnist_mlp.load_checkpoint("runs/digits-001"), "pickle")  # type: ignore[arg-type]

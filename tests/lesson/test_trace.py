@@ -65,6 +65,11 @@ def test_batch_normalisation_is_traced_as_part_of_the_layer_before_it() -> None:
     assert torch.allclose(traced.logits.float(), logits, atol=1e-5)
 
 
+def test_bytes_are_pixels_too() -> None:
+    image, model = load_dataset("digits").test.pixels[7], build_mlp(seed=0)
+    assert trace_image(model, image, 8).loss == trace_image(model, image / 255, 8).loss
+
+
 def test_a_hopeless_guess_has_finite_factors() -> None:
     model = build_mlp((784, 10))
     with torch.no_grad():

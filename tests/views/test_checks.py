@@ -52,6 +52,9 @@ def test_the_checks_see_what_is_wrong(
     assert check(checks(checkpoint, data, odd), "ln 10").verdict == "differs"
     assert not any("ln 10" in claim for claim in checks(checkpoint, data, []))
 
+    gone = replace(checkpoint, path=Path("gone"))
+    assert not any("in its file" in claim for claim in checks(gone, data, rows))
+
     other = load_checkpoint(checkpoint.path)
     with torch.no_grad():
         other.model.get_parameter("layer3.bias")[4] += 100.0
