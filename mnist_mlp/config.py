@@ -324,6 +324,8 @@ def _messages(error: ValidationError, places: dict[KeyPath, str], file: str) -> 
             meant = resembling_key(str(path[-1]), path[:-1])
             keys = f"the keys here are {', '.join(_keys(path[:-1]))}"
             hint = f"did you mean {meant}?" if meant else keys
+            if meant == path[-1]:
+                hint = "write {1}: below {0}:".format(*meant.split("."))
             yield f"{place}: {dotted(path)}: unknown key; {hint}"
             continue
         message = detail["msg"]
@@ -337,9 +339,13 @@ def _messages(error: ValidationError, places: dict[KeyPath, str], file: str) -> 
 
 
 def short_keys(keys: Sequence[str]) -> list[str]:
-    """Each key's last part, such as epochs of train.epochs; the whole key where two share it."""
+    """Each key's last part, such as epochs of train.epochs; the whole key where that says little.
+
+    That is where two share it, and for a name.
+    """
     last = [key.rpartition(".")[2] for key in keys]
-    return [n if last.count(n) == 1 else key for n, key in zip(last, keys, strict=True)]
+    both = zip(last, keys, strict=True)
+    return [n if last.count(n) == 1 and n != "name" else key for n, key in both]
 
 
 def resembling_key(name: str, section: KeyPath = ()) -> str | None:

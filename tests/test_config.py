@@ -166,6 +166,7 @@ def test_refused_values_name_their_key(text: str, key: str) -> None:
         ("just words", 1, "no keys here"),
         ("- seed", 1, "no keys here"),
         ("<<: {seed: 1}", 1, "unknown key"),
+        ("train.epochs: 3", 1, "train.epochs: unknown key; write epochs: below train:"),
     ],
 )
 def test_refused_yaml_names_its_line(text: str | bytes, line: int, reason: str) -> None:
@@ -405,7 +406,10 @@ def test_any_file_through_the_program_is_accepted_or_exit_2(seed: int) -> None:
         ("optimizer: {learning_rate: x}", 'must be a number, not "x"'),
         ("name: 5", "must be text, in quotes, not 5"),
         ("model: {batch_norm: yes}", 'must be true or false, not "yes"'),
-        ("model: {layer_sizes: 784}", "must be a list, such as 784,32,10 or [a, b], not 784"),
+        (
+            "model: {layer_sizes: 784}",
+            "must be a list, such as [a, b] or, for layer sizes, 784-32-10, not 784",
+        ),
         ("model: {layer_sizes: [784]}", "must have at least 2 entries, not [784]"),
         (f"model: {{layer_sizes: {[784] * 101}}}", "must have at most 100 entries, not ["),
         ("train: {epochs: 2000000}", "must be at most 1,000,000, not 2000000"),

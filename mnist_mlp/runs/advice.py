@@ -17,6 +17,7 @@ from mnist_mlp.steps.train import EpochResult
 
 GUESSING = math.log(CLASSES)  # the loss of ten equal guesses, in nats
 MARGIN = 0.02  # a loss less than this below `GUESSING` is no better
+UNMOVED = 1e-5  # losses that differ by less tell of rounding
 IMAGES = 1_000  # training images that are looked at for the cause
 ADAM_RATE = 0.1  # from here on Adam and AdamW end in dead neurons, but for batch normalisation
 
@@ -67,7 +68,8 @@ def _cause(config: Config, losses: Sequence[float]) -> str:
     rate = f"optimizer.learning_rate={how.learning_rate:g}"
     if config.model.activation == "sigmoid" and losses[1] < losses[0]:
         return f"sigmoid passes small gradients on: {rate} is probably too small for it"
-    if losses[-1] < losses[-2] <= losses[0] and losses[1] <= losses[0]:
+    falls = losses[-1] < losses[-2] <= losses[0] and losses[1] <= losses[0]
+    if falls or max(losses) - min(losses) < UNMOVED:
         return f"{rate} is probably too small"
     if how.weight_decay >= 0.5 and losses[1] < 2 * GUESSING:
         return f"optimizer.weight_decay={how.weight_decay:g} is probably too large"

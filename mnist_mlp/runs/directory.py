@@ -66,9 +66,11 @@ def newest_run() -> Path:
     """
     checkpoints = [c for run in RUNS.glob("[!.]*/") for c in list_checkpoints(run)[-1:]]
     if not checkpoints:
+        inside = sorted(RUNS.glob("[!.]*/[!.]*/checkpoints"))  # of a sweep
+        name = f"name one, such as {inside[0].parent}" if inside else "name a run directory"
         raise CheckpointError(
             f"{RUNS}/: no run with a checkpoint here; "
-            "train first (mnist-mlp train --config digits) or name a run directory"
+            f"train first (mnist-mlp train --config digits) or {name}"
         )
     newest = max(checkpoints, key=lambda path: path.stat().st_mtime_ns)
     for begun in RUNS.glob("[!.]*/environment.json"):

@@ -1,5 +1,6 @@
 """Runs side by side, read from their config.yaml and metrics.jsonl. No torch is imported here."""
 
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -14,6 +15,8 @@ from mnist_mlp.errors import UsageError
 from mnist_mlp.notebook_html import NotebookHtml
 from mnist_mlp.runs.directory import RUNS, find_run, is_finished, read_rows
 from mnist_mlp.steps.results import EpochResult
+
+log = logging.getLogger(__name__)
 
 
 class RunSummary(BaseModel):
@@ -37,12 +40,17 @@ class Runs(NotebookHtml, tuple[RunSummary, ...]):
     """Runs side by side."""
 
 
-def list_runs(folder: Path = RUNS) -> Runs:
-    """The runs in a folder, the newest last. Other folders and files are ignored."""
+def list_runs(folder: str | Path = RUNS) -> Runs:
+    """The runs in a folder, the newest last. Other folders and files are ignored.
+
+    Warns of a run whose config cannot be read.
+    """
     found = []
-    for path in sorted(folder.glob("[!.]*/")):
-        with suppress(UsageError):
-            found.append(summarise(path))
+    for path in sorted(Path(folder).glob("[!.]*/config.yaml")):
+        try:
+            found.append(summarise(path.parent))
+        except UsageError as error:
+            log.warning("not listed: %s", str(error).partition("\n")[0])
     oldest = datetime.min.replace(tzinfo=UTC)
     return Runs(sorted(found, key=lambda run: run.last_epoch or oldest))
 

@@ -44,6 +44,7 @@ HOPELESS: list[tuple[list[str], int, str, Change | None]] = [
     ([rate(10), ADAM], 2, "no better than guessing (ln 10 = 2.3026)", None),
     ([rate(0.01), "model.activation=sigmoid"], 4, "sigmoid", None),
     ([rate(1e-5)], 2, "learning_rate=1e-05 is probably too small", None),
+    ([rate(1e-8)], 2, "learning_rate=1e-08 is probably too small", None),
     (["optimizer.weight_decay=1"], 2, "weight_decay=1 is probably too large", None),
     ([rate(0.01), "train.epochs=4"], 3, "", shuffled),
     ([], 3, "every image is read as ", blank),

@@ -44,6 +44,9 @@ def test_starts_at_once_choose_different_directories() -> None:
 def test_the_newest_run_is_that_of_the_youngest_checkpoint() -> None:
     with pytest.raises(CheckpointError, match="no run with a checkpoint here"):
         newest_run()
+    swept = train_model(digits(), "runs/digits-sweep/seed=0").run_dir
+    with pytest.raises(CheckpointError, match=f"or name one, such as {swept}$"):
+        newest_run()
     first = train_model(digits()).run_dir
     second = train_model(digits("name=another")).run_dir
     Path("runs/zzz").mkdir()

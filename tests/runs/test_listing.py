@@ -102,6 +102,14 @@ def test_a_row_of_other_types_is_not_the_end_of_the_list(run: Run) -> None:
     assert first["epochs"] == 2
 
 
+def test_a_run_whose_config_is_broken_is_named(run: Run, digits_run: Path) -> None:
+    with (digits_run / "config.yaml").open("a") as file:
+        file.write("lr: 3\n")
+    outcome = run("runs")
+    assert outcome.code == 0
+    assert "not listed: runs/digits-001/config.yaml:" in outcome.out + outcome.err
+
+
 def test_listing_imports_no_torch() -> None:
     script = "import sys; from mnist_mlp.cli import app; app(['runs'], standalone_mode=False); "
     process = subprocess.run(
