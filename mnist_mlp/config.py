@@ -324,7 +324,7 @@ def _messages(error: ValidationError, places: dict[KeyPath, str], file: str) -> 
             meant = resembling_key(str(path[-1]), path[:-1])
             keys = f"the keys here are {', '.join(_keys(path[:-1]))}"
             hint = f"did you mean {meant}?" if meant else keys
-            if meant == path[-1]:
+            if meant == path[-1] and "." in meant:
                 hint = "write {1}: below {0}:".format(*meant.split("."))
             yield f"{place}: {dotted(path)}: unknown key; {hint}"
             continue

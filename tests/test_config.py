@@ -166,6 +166,7 @@ def test_refused_values_name_their_key(text: str, key: str) -> None:
         ("just words", 1, "no keys here"),
         ("- seed", 1, "no keys here"),
         ("<<: {seed: 1}", 1, "unknown key"),
+        ("train: {seed: 3}", 1, "train.seed: unknown key; did you mean seed?"),
         ("train.epochs: 3", 1, "train.epochs: unknown key; write epochs: below train:"),
     ],
 )

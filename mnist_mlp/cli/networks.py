@@ -9,7 +9,7 @@ from typer import Argument, Option
 from mnist_mlp.cli import common
 from mnist_mlp.errors import UsageError
 from mnist_mlp.files import to_csv, write_atomically
-from mnist_mlp.runs.directory import RUNS, find_run, list_checkpoints, newest_run
+from mnist_mlp.runs.directory import RUNS, find_run, is_network, list_checkpoints, newest_run
 from mnist_mlp.runs.listing import RunSummary, differences, find_runs, list_runs, sort_runs
 from mnist_mlp.runs.sweep import groups, plan, run_sweep
 from mnist_mlp.signals import stop_requested
@@ -161,11 +161,12 @@ def runs(
     found = find_runs(targets) if targets else list_runs()
     found = sort_runs(found, sort) if sort else found
     differ = differences(found) if targets else {}
-    folders = [] if targets else [path for path in RUNS.glob("[!.]*/") if list_runs(path)]
+    inside = {} if targets else {path: len(list_runs(path)) for path in RUNS.glob("[!.]*/")}
+    folders = {path: count for path, count in sorted(inside.items()) if count}
     if found or not folders:
         tables.show_runs(console, found, list(differ))
-    for folder in sorted(folders):
-        console.print(f"{folder} is a folder of {len(list_runs(folder))} runs")
+    for folder, count in folders.items():
+        console.print(f"{folder} is a folder of {count} runs")
     if len(found) > 1 and targets and not differ:
         console.print("their configs are the same")
     rows = [run.model_dump(mode="json") for run in found]
@@ -217,7 +218,9 @@ def report(
     from mnist_mlp.runs.environment import load_run_dataset
     from mnist_mlp.views.report import compare_runs, draw_report
 
-    if targets and (len(targets) > 1 or list_runs(find_run(targets[0]))):
+    target = find_run(targets[0]) if targets else RUNS
+    is_folder = not is_network(target) and any(target.glob("[!.]*/config.yaml"))
+    if targets and (len(targets) > 1 or is_folder):
         if best or root:
             raise UsageError("--best and --root are for the report of one run: omit them here")
         console.print(str(compare_runs(targets, output or "")))

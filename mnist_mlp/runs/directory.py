@@ -66,8 +66,8 @@ def newest_run() -> Path:
     """
     checkpoints = [c for run in RUNS.glob("[!.]*/") for c in list_checkpoints(run)[-1:]]
     if not checkpoints:
-        inside = sorted(RUNS.glob("[!.]*/[!.]*/checkpoints"))  # of a sweep
-        name = f"name one, such as {inside[0].parent}" if inside else "name a run directory"
+        inside = sorted(RUNS.glob("[!.]*/[!.]*/checkpoints/epoch-*.safetensors"))  # of a sweep
+        name = f"name one, such as {inside[0].parents[1]}" if inside else "name a run directory"
         raise CheckpointError(
             f"{RUNS}/: no run with a checkpoint here; "
             f"train first (mnist-mlp train --config digits) or {name}"

@@ -31,7 +31,7 @@ Made = tuple[Updater, OptimizerState, str]
 WIDE_WEIGHTS, WIDE_BATCH = 400_000, 256
 """For networks of more weights, with batches of at least so many, PyTorch's products are faster."""
 MAX_WIDTH = 65_000  # the compiled loop counts a layer's inputs in 16 bits
-MAX_LAYERS = 16  # it takes seconds to compile for each number of layers, and minutes for 100
+MAX_LAYERS = 16  # the loop takes seconds to compile for each number of layers, minutes for 100
 SHORT_EXAMPLES, SHORT_UPDATES = 10_000, 500
 """An epoch of fewer examples and updates is over sooner than the compiled loop is loaded."""
 

@@ -145,18 +145,18 @@ def _train(trial: Trial, stop: Stop) -> str:
 def _work(trial: Trial, sender: Any) -> None:
     """Train one combination in a process of its own, and send how it ended.
 
-    A closed terminal or Ctrl-C is told by the sweep alone. If the sweep is gone, so is the process
-    that this one was forked from, and this one saves and ends.
+    A closed terminal or Ctrl-C is told by the sweep alone. If the sweep is gone, this one saves and
+    ends.
     """
     os.setsid()
-    parent = os.getppid()
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 - the sweep prints
     with stop_requested() as stop:
         stop()  # from now on a signal is remembered
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
         def stop_or_left() -> int | None:
-            return stop() or (None if os.getppid() == parent else signal.SIGTERM)
+            sweep = multiprocessing.parent_process()
+            return stop() or (None if sweep and sweep.is_alive() else signal.SIGTERM)
 
         try:
             how, code = _train(trial, stop_or_left), 0

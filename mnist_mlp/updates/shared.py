@@ -7,7 +7,7 @@ gain from it. A job whose process dies can go on with `torchrun --max-restarts`,
 in any number of processes. NCCL and several machines have not been tried.
 
 The processes exchange tensors, and the run directory's name through torchrun's agent; nothing is
-pickled. With one process there is nobody to talk to: values stay as they are.
+pickled. What training calls does nothing where there is one process.
 """
 
 import os

@@ -59,6 +59,7 @@ def test_the_trace_is_what_pytorch_computes() -> None:
 
 def test_batch_normalisation_is_traced_as_part_of_the_layer_before_it() -> None:
     model, image = build_mlp(seed=0, batch_norm=True), torch.rand(784)
+    model(torch.rand(64, 784))  # so that it has a mean and a variance
     logits = model.eval()(image[None])[0]
     traced = trace_image(model.train(), image, 3)
     assert [layer.name for layer in traced.layers] == ["layer1", "layer2", "layer3"]

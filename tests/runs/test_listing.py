@@ -105,9 +105,14 @@ def test_a_row_of_other_types_is_not_the_end_of_the_list(run: Run) -> None:
 def test_a_run_whose_config_is_broken_is_named(run: Run, digits_run: Path) -> None:
     with (digits_run / "config.yaml").open("a") as file:
         file.write("lr: 3\n")
+    for seed in (0, 1):
+        shutil.copytree(digits_run, f"runs/swept/seed={seed}")
+    Path("runs/swept/seed=1/config.yaml").write_text("seed: 1")
     outcome = run("runs")
     assert outcome.code == 0
-    assert "not listed: runs/digits-001/config.yaml:" in outcome.out + outcome.err
+    for path in (digits_run, "runs/swept/seed=0"):
+        assert outcome.out.count(f"not listed: {path}/config.yaml:") == 1
+    assert "runs/swept is a folder of 1 runs" in outcome.out
 
 
 def test_listing_imports_no_torch() -> None:

@@ -205,6 +205,9 @@ def test_a_folder_of_one_run_is_a_comparison_which_has_no_best(
         refused = run("report", *several, *option)
         assert (refused.code, refused.out) == (2, "")
         assert "are for the report of one run" in refused.err
+    shutil.copytree(digits_run, digits_run / "within")
+    assert run("report", digits_run, "--quiet").code == 0
+    assert (digits_run / "report.html").exists()
 
 
 def test_a_run_that_ends_with_its_report(run: Callable[..., Outcome]) -> None:
