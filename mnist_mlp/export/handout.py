@@ -32,16 +32,16 @@ def write_handout(checkpoint: Checkpoint, folder: str | Path, data: Dataset | No
     """
     if len(checkpoint.config.model.layer_sizes) == 2:
         raise UsageError("a handout is about a network with a hidden layer; this one has none")
-    folder, explorer = Path(folder), Path(folder, "explorer.html")
-    if folder.exists() and any(folder.iterdir()) and not explorer.exists():
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()) and not (folder / "exercises.html").exists():
         raise UsageError(f"{folder}: holds other files; choose another --output")
     data = data or load_run_dataset(checkpoint.config)
     folder.mkdir(parents=True, exist_ok=True)
-    export_html(checkpoint, data, explorer)  # first: it refuses some networks
-    draw_report(checkpoint, data, folder)
     parts = {"run": checkpoint.run_name, "exercises": make_exercises(checkpoint, data)}
     for page, answered in {"exercises": False, "answers": True}.items():
         write_page(folder / f"{page}.html", "exercises.html", answered=answered, **parts)
+    export_html(checkpoint, data, folder / "explorer.html")  # it may refuse; the folder is marked
+    draw_report(checkpoint, data, folder)
     return write_page(folder / "index.html", "handout.html", **parts)
 
 

@@ -121,7 +121,7 @@ def run_sweep(trials: Sequence[Trial], jobs: int, stop: Stop) -> Iterator[tuple[
             try:
                 how, code = receiver.recv()
             except EOFError:  # killed, for lack of memory for example
-                how, code = "its process was lost", 9
+                how, code = "its process was lost", 9  # as LostProcessError
             process.join()
             yield trial, how, code
         if number := stop():
